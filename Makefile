@@ -1,0 +1,55 @@
+# `make` alone lists what there is to do.
+SHELL := bash
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+# Commands of the environment (papermill, jupyter, snakemake) are found without activating it.
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+# One thread per process: two PyTorch threads that share a busy core spin instead of working.
+RUN_ONE_THREAD := OMP_NUM_THREADS=1 $(RUN)
+
+.PHONY: help env figures test lab docs clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+
+env: $(STAMP) ## create .venv with modspec and everything it needs (Python 3.11 or newer: make env PYTHON=python3.12)
+
+# Runs again when the requirements change. Pip's report is cut down to what is fetched.
+$(STAMP): settings.ini setup.py
+	@if ! $(VENV)/bin/python -m pip --version >/dev/null 2>&1; then \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "modspec needs Python 3.11 or newer, which '$(PYTHON)' is not. Name another one: make env PYTHON=python3.12" >&2; \
+	    exit 1; }; \
+	  echo "Creating $(VENV) with $$($(PYTHON) --version)"; \
+	  $(PYTHON) -m venv --clear $(VENV) || exit 1; \
+	fi
+	@echo "Installing modspec and its libraries into $(VENV): a few minutes and about 6 GB the first time"
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(VENV)/bin/python -m pip install --disable-pip-version-check -e '.[dev]' \
+	  | sed -nE -e '/\.metadata/d' -e '/^ *(Downloading|Using cached)/p' -e 's/^(Installing collected packages).*/\1/p'
+	@touch $@
+
+figures: env ## run the quick sweep and draw the paper's figures (minutes, no download of data)
+	@$(RUN) modspec reproduce config/quick.yaml
+
+test: env ## check that code and notebooks agree, lint, run every notebook and the tests
+	@echo "== modules in sync, notebooks clean"
+	@$(RUN) python tests/check_sync.py
+	@echo "== ruff"
+	@$(RUN) ruff check
+	@echo "== notebooks"
+	@$(RUN_ONE_THREAD) nbdev_test --n_workers 2
+	@echo "== tests"
+	@$(RUN_ONE_THREAD) python -m pytest
+
+lab: env ## open the chapters in JupyterLab
+	@$(RUN) jupyter lab --notebook-dir=nbs
+
+docs: env ## build the website in _docs (needs Quarto, https://quarto.org)
+	@command -v quarto >/dev/null || { echo "The docs need Quarto on the PATH: https://quarto.org/docs/get-started" >&2; exit 1; }
+	@touch README.md  # newer than index.ipynb, so that nbdev leaves the README as it is
+	@$(RUN) nbdev_docs
+
+clean: ## remove caches and built docs (keeps .venv and results)
+	rm -rf _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .snakemake
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +

@@ -1,0 +1,386 @@
+"""Pairs, tasks and streams for any labels, and MNIST files that are not what they should be"""
+import hashlib
+import itertools
+import os
+from collections import Counter
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import platformdirs
+import pytest
+import torch
+import torchvision.datasets
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+
+from modspec import data
+from modspec.data import (
+    TASKS,
+    DatasetError,
+    admissible,
+    as_inputs,
+    data_root,
+    default_n_pairs,
+    draw_pairs,
+    generators,
+    held_out_pairs,
+    load_dataset,
+    load_mnist,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+DIGITS = load_dataset('digits')
+ALL_PAIRS = list(itertools.product(range(10), repeat=2))
+ADMISSIBLE = [(d0, d1) for d0, d1 in ALL_PAIRS if d0 != d1 and d1 != (d0 + 1) % 10]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+# pairs
+
+def test_admissible_over_all_combinations():
+    "The 80 combinations balance parities, digits and answers"
+    assert [pair for pair in ALL_PAIRS if admissible(torch.tensor(pair))] == ADMISSIBLE
+    assert Counter((d0 + d1) % 2 for d0, d1 in ADMISSIBLE) == {0: 40, 1: 40}
+    for digits in zip(*ADMISSIBLE): assert Counter(digits) == dict.fromkeys(range(10), 8)
+    for task in TASKS.values(): assert Counter(task(torch.tensor(ADMISSIBLE)).tolist()) == dict.fromkeys(range(10), 8)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20), st.integers(1, 40), st.integers(2, 3), st.integers(0, 99))
+def test_pairs_obey_the_exclusion(labels, n_pairs, n_subnetworks, seed):
+    assume(any(all(pair in ADMISSIBLE for pair in itertools.pairwise(digits))
+               for digits in itertools.product(set(labels), repeat=n_subnetworks)))
+    draw = {n: draw_pairs(torch.tensor(labels), n, generator=generator(seed), n_subnetworks=n_subnetworks)
+            for n in (n_pairs, n_pairs + 7)}
+    index = draw[n_pairs]
+    assert index.shape == (n_subnetworks, n_pairs) and torch.equal(index, draw[n_pairs + 7][:, :n_pairs])
+    for pair in index.T.tolist():
+        shown = [labels[i] for i in pair]
+        assert all(neighbors in ADMISSIBLE for neighbors in itertools.pairwise(shown))
+
+
+@pytest.mark.parametrize(('labels', 'n_subnetworks'),
+                         [([], 2), ([3], 2), ([3] * 20, 2), ([7] * 20, 4), ([4, 5] * 5, 3)])
+def test_labels_without_an_admissible_pair(labels, n_subnetworks, monkeypatch):
+    "Drawing would never end, so it must not begin"
+    monkeypatch.setattr(torch, 'randperm', lambda *_, **__: pytest.fail('began to draw'))
+    with pytest.raises(ValueError, match='admissible'):
+        draw_pairs(torch.tensor(labels, dtype=torch.long), 1, generator=generator(), n_subnetworks=n_subnetworks)
+
+
+@pytest.mark.parametrize('n_pairs', [0, -1])
+def test_no_pairs(n_pairs):
+    with pytest.raises(ValueError, match=f'n_pairs must be at least 1, got {n_pairs}'):
+        draw_pairs(DIGITS.train.labels, n_pairs, generator=generator())
+
+
+def test_one_pass_uses_an_image_once():
+    "1,000 pairs are fewer than a first pass yields here"
+    for row in draw_pairs(DIGITS.train.labels, 1000, generator=generator()): assert len(row.unique()) == 1000
+
+
+def test_drawn_pairs_are_balanced():
+    index = draw_pairs(DIGITS.train.labels, 40_000, generator=generator())
+    shown = list(map(tuple, DIGITS.train.labels[index].T.tolist()))
+    counts = Counter(shown)
+    assert sorted(counts) == ADMISSIBLE and min(counts.values()) > 400 and max(counts.values()) < 600
+    assert abs(np.mean([sum(pair) % 2 for pair in shown]) - .5) < .01
+
+
+def test_default_number_of_pairs_is_what_a_pass_yields():
+    "Four for five images, but not fewer than asked"
+    assert [default_n_pairs(n, least=16_000) for n in (1, 20_000, 60_000)] == [16_000, 16_000, 48_000]
+    labels = DIGITS.train.labels
+    orders = [torch.randperm(len(labels), generator=generator(seed)) for seed in range(20)]
+    yielded = [admissible(torch.stack([labels, labels[order]], 1)).sum() for order in orders]
+    assert abs(np.mean(yielded) / default_n_pairs(len(labels), least=1) - 1) < .01
+
+
+def test_held_out_pairs_are_fixed():
+    torch.manual_seed(1)
+    first = held_out_pairs(DIGITS.test)
+    torch.manual_seed(2)
+    assert torch.equal(first, held_out_pairs(DIGITS.test)) and first.shape == (2, 4000)
+    assert admissible(DIGITS.test.labels[first].T).all()
+    assert held_out_pairs(DIGITS.test, n_subnetworks=3).shape == (3, 4000)
+
+
+# tasks
+
+def test_main_task_is_the_papers_equation():
+    for d0, d1 in ALL_PAIRS:
+        P = (d0 + d1) % 2
+        assert TASKS['parity'](torch.tensor([d0, d1])) == P * d0 + (1 - P) * d1
+        assert TASKS['parity_sentence'](torch.tensor([d0, d1])) == (1 - P) * d0 + P * d1
+
+
+def test_tasks_of_three_digits():
+    for digits in itertools.product(range(10), repeat=3):
+        assert TASKS['parity'](torch.tensor(digits)) == digits[(sum(digits) - 1) % 3]
+        assert TASKS['parity_sentence'](torch.tensor(digits)) == digits[sum(digits) % 3]
+
+
+# random streams
+
+@given(st.lists(st.integers(0, 2**40), min_size=1, max_size=5), st.data())
+def test_streams_do_not_depend_on_the_stack(seeds, choice):
+    k = choice.draw(st.integers(0, len(seeds) - 1))
+    stacked, (alone,) = generators(seeds, 'pairs')[k], generators([seeds[k]], 'pairs')
+    assert torch.equal(torch.rand(4, generator=stacked), torch.rand(4, generator=alone))
+
+
+def test_streams_differ_by_seed_and_name():
+    streams = [generators([seed], name)[0] for seed in range(50) for name in ('weights', 'connections', 'walk')]
+    assert len({torch.rand(4, generator=g).tolist()[0] for g in streams}) == len(streams)
+
+
+def test_streams_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    draw_pairs(DIGITS.train.labels, 10, generator=generators([0], 'pairs')[0])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_negative_seed():
+    with pytest.raises(ValueError, match='negative'): generators([-1], 'pairs')
+
+
+# the embedded digits
+
+def test_embedded_digits_are_split_without_loss():
+    bunch = load_digits()
+    both = [DIGITS.train, DIGITS.test]
+    kept = sorted((*image, label) for part in both for image, label in zip(part.images.tolist(), part.labels.tolist()))
+    assert kept == sorted((*map(round, image * 255 / 16), label) for image, label in zip(bunch.data, bunch.target))
+    assert (len(DIGITS.train), len(DIGITS.test)) == (1437, 360)
+    share = DIGITS.test.labels.bincount() / torch.cat([part.labels for part in both]).bincount()
+    assert ((share - .2).abs() < .01).all()
+    again = load_dataset('digits')
+    assert torch.equal(again.test.images, DIGITS.test.images) and torch.equal(again.test.labels, DIGITS.test.labels)
+
+
+def test_inputs_are_in_the_unit_interval():
+    images = torch.tensor([[0, 51, 255]], dtype=torch.uint8)
+    x = as_inputs(images)
+    assert x.dtype == torch.float32 and x.tolist() == [[0, pytest.approx(.2), 1]]
+    assert images.tolist() == [[0, 51, 255]]
+
+
+@pytest.mark.parametrize('name', ['cifar', '', 'MNIST', None, 3])
+def test_unknown_dataset(name):
+    message = rf"dataset must be one of \['digits', 'mnist'\], got {name!r}"
+    with pytest.raises(ValueError, match=message): load_dataset(name)
+
+
+# MNIST from made-up files: 6 images to train on and 4 to test on, of 2x2 pixels
+
+def idx(part, kind):
+    "The bytes of a made-up idx file"
+    n = dict(train=6, t10k=4)[part]
+    header, shape = (0x803, (n, 2, 2)) if kind == 'images' else (0x801, (n,))
+    values = np.arange(np.prod(shape)) * 9 % 10 if kind == 'labels' else np.arange(np.prod(shape)) * 7 % 256
+    return b''.join(int(size).to_bytes(4, 'big') for size in (header, *shape)) + values.astype(np.uint8).tobytes()
+
+
+CONTENT = {f'{part}-{kind}-idx{"3" if kind == "images" else "1"}-ubyte': idx(part, kind)
+           for part in ('train', 't10k') for kind in ('images', 'labels')}
+
+
+def write(root):
+    "Made-up files in torchvision's layout"
+    raw = Path(root) / 'MNIST' / 'raw'
+    raw.mkdir(parents=True)
+    for name, content in CONTENT.items(): (raw / name).write_bytes(content)
+    return raw
+
+
+def files(root):
+    return sorted(path.relative_to(root).as_posix() for path in Path(root).rglob('*') if path.is_file())
+
+
+@pytest.fixture(autouse=True)
+def no_download(monkeypatch):
+    "Nothing is downloaded unless a test says so"
+    monkeypatch.setattr(torchvision.datasets, 'MNIST', lambda *_, **__: pytest.fail('downloaded unasked'))
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    "Sizes and sums of the made-up files in place of MNIST's"
+    sums = {name: (len(content), md5(content)) for name, content in CONTENT.items()}
+    monkeypatch.setattr(data, 'MNIST_FILES', sums)
+
+
+@pytest.fixture
+def offers(monkeypatch):
+    "Let torchvision 'download' with a function of the root folder"
+    def offer(fetch):
+        def MNIST(root, *, download=False):
+            assert download
+            fetch(root)
+        monkeypatch.setattr(torchvision.datasets, 'MNIST', MNIST)
+    return offer
+
+
+def test_whole_files(tmp_path, made_up):
+    write(tmp_path)
+    for download in (False, True):  # nothing to download in either case
+        dataset = load_mnist(tmp_path, download=download)
+        assert dataset.name == 'mnist' and dataset.n_pixels == 4
+        for part, digits in (('train', dataset.train), ('t10k', dataset.test)):
+            images, labels = (CONTENT[f'{part}-{kind}-ubyte'] for kind in ('images-idx3', 'labels-idx1'))
+            assert digits.images.flatten().tolist() == list(images[16:]) and digits.images.dtype == torch.uint8
+            assert digits.labels.tolist() == list(labels[8:]) and digits.labels.dtype == torch.int64
+
+
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
+def altered(content, at, value):
+    return content[:at] + bytes([value]) + content[at + 1:]
+
+
+DAMAGE = { # name: (what happens to the file's content, what the message says)
+    'truncated': (lambda c: c[:-1], lambda c: f'{len(c) - 1:,} bytes, expected {len(c):,}'),
+    'too long': (lambda c: c + b'\0', lambda c: f'{len(c) + 1:,} bytes, expected {len(c):,}'),
+    'empty': (lambda c: b'', lambda c: f' 0 bytes, expected {len(c):,}'),
+    'wrong magic': (lambda c: altered(c, 3, 0x0d), lambda c: f'0x{c[2]:x}0d, expected 0x{c[2]:x}0{c[3]:x}'),
+    'altered': (lambda c: altered(c, 9, 255), lambda c: f', expected {md5(c)}')}
+
+
+@pytest.mark.parametrize('name', CONTENT)
+@pytest.mark.parametrize('damage', DAMAGE)
+def test_damaged_files(tmp_path, made_up, name, damage):
+    "The message holds path, what was found, what was expected, and the way out; a damaged file is never replaced"
+    path = write(tmp_path) / name
+    damaged, message = DAMAGE[damage]
+    path.write_bytes(damaged(CONTENT[name]))
+    for download in (False, True):
+        with pytest.raises(DatasetError) as error: load_mnist(tmp_path, download=download)
+        for part in (str(path), message(CONTENT[name]), 'delete it and fetch it again'): assert part in str(error.value)
+    assert path.read_bytes() == damaged(CONTENT[name])
+
+
+@pytest.mark.parametrize('name', CONTENT)
+def test_missing_file(tmp_path, made_up, name):
+    path = write(tmp_path) / name
+    path.unlink()
+    with pytest.raises(DatasetError) as error: load_mnist(tmp_path)
+    for part in (f'{path} is missing', 'MODSPEC_DATA', '--download'): assert part in str(error.value)
+
+
+def test_absent_data(tmp_path):
+    "Nothing is fetched and nothing is created"
+    with pytest.raises(DatasetError, match='is missing; point MODSPEC_DATA at .* or allow the download'):
+        load_dataset('mnist', root=tmp_path / 'absent')
+    assert not list(tmp_path.iterdir())
+
+
+def test_unreadable_file(tmp_path, made_up, monkeypatch):
+    path = write(tmp_path) / 'train-images-idx3-ubyte'
+    def refuse(path): raise PermissionError(13, 'Permission denied', str(path))
+    monkeypatch.setattr(Path, 'read_bytes', refuse)
+    with pytest.raises(DatasetError, match='Permission denied') as error: load_mnist(tmp_path)
+    assert str(path) in str(error.value)
+
+
+def test_where_data_are_looked_for(tmp_path, made_up, monkeypatch):
+    monkeypatch.setattr(platformdirs, 'user_cache_dir', lambda app: str(tmp_path / 'cache' / app))
+    monkeypatch.delenv('MODSPEC_DATA', raising=False)
+    assert data_root() == tmp_path / 'cache' / 'modspec'
+    monkeypatch.setenv('MODSPEC_DATA', '')
+    assert data_root() == tmp_path / 'cache' / 'modspec'
+    monkeypatch.setenv('MODSPEC_DATA', str(tmp_path / 'env'))
+    write(data_root())
+    assert len(load_dataset('mnist').test) == 4
+    with pytest.raises(DatasetError, match='is missing'): load_dataset('mnist', root=tmp_path / 'elsewhere')
+
+
+# downloading
+
+def test_download_on_request(tmp_path, made_up, offers):
+    offers(write)
+    root = tmp_path / 'new' / 'cache'
+    assert len(load_mnist(root, download=True).train) == 6
+    assert files(root) == sorted(f'MNIST/raw/{name}' for name in CONTENT)  # and nothing beside
+    assert len(load_mnist(root).train) == 6
+
+
+@pytest.mark.parametrize('name', CONTENT)
+def test_download_of_what_is_missing(tmp_path, made_up, offers, name):
+    "A file that was deleted, as the message about a damaged one advises, comes back"
+    (write(tmp_path) / name).unlink()
+    offers(write)
+    assert len(load_mnist(tmp_path, download=True).test) == 4
+    assert files(tmp_path) == sorted(f'MNIST/raw/{name}' for name in CONTENT)
+
+
+def interrupted_by(error):
+    "A download that breaks off after two files"
+    def fetch(root):
+        raw = write(root)
+        for name in list(CONTENT)[2:]: (raw / name).unlink()
+        raise error
+    return fetch
+
+
+@pytest.mark.parametrize('error', [URLError('no route'), ConnectionResetError(104, 'reset'),
+                                   OSError(28, 'No space left on device'), RuntimeError('Error downloading a file')])
+def test_failed_download_leaves_nothing(tmp_path, made_up, offers, error):
+    offers(interrupted_by(error))
+    with pytest.raises(DatasetError, match='could not be downloaded') as caught: load_mnist(tmp_path, download=True)
+    assert str(tmp_path) in str(caught.value) and str(error) in str(caught.value)
+    assert files(tmp_path) == []
+
+
+def test_interrupted_download_leaves_nothing(tmp_path, made_up, offers):
+    offers(interrupted_by(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt): load_mnist(tmp_path, download=True)
+    assert files(tmp_path) == []
+    offers(write)
+    assert len(load_mnist(tmp_path, download=True).train) == 6
+
+
+@pytest.mark.parametrize('damage', DAMAGE)
+def test_damaged_download_leaves_nothing(tmp_path, made_up, offers, damage):
+    def fetch(root):
+        path = write(root) / 't10k-labels-idx1-ubyte'
+        path.write_bytes(DAMAGE[damage][0](path.read_bytes()))
+    offers(fetch)
+    with pytest.raises(DatasetError, match='expected'): load_mnist(tmp_path, download=True)
+    assert files(tmp_path) == []
+
+
+def test_cache_that_cannot_be_written(tmp_path, made_up, offers):
+    "The cache folder would lie below a file"
+    (tmp_path / 'file').touch()
+    offers(write)
+    with pytest.raises(DatasetError) as error: load_mnist(tmp_path / 'file' / 'cache', download=True)
+    for part in (str(tmp_path / 'file' / 'cache'), 'MODSPEC_DATA'): assert part in str(error.value)
+
+
+# the real MNIST
+
+def mnist_root():
+    "Where MNIST lies on this machine, if it does"
+    candidates = [Path(os.environ['MODSPEC_DATA'])] if os.environ.get('MODSPEC_DATA') else []
+    candidates.append(ROOT.parent / 'shared' / 'data')
+    return next((root for root in candidates if (root / 'MNIST' / 'raw').is_dir()), None)
+
+
+@pytest.mark.skipif(mnist_root() is None, reason='MNIST is neither in $MODSPEC_DATA nor in ../shared/data')
+def test_real_mnist():
+    dataset = load_dataset('mnist', root=mnist_root())
+    assert (len(dataset.train), len(dataset.test), dataset.n_pixels) == (60_000, 10_000, 784)
+    assert dataset.train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert dataset.test.labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
+    assert dataset.train.labels[:5].tolist() == [5, 0, 4, 1, 9] and dataset.test.labels[:5].tolist() == [7, 2, 1, 0, 4]
+    assert dataset.train.images.min() == 0 and dataset.train.images.max() == 255
+    mean = dataset.train.images.float().mean() / 255
+    assert abs(mean - .1307) < 1e-4  # the mean that everyone normalizes by
+    assert held_out_pairs(dataset.test).shape == (2, 8000)

@@ -1,0 +1,263 @@
+"""The stacked forward pass against plain loops, exact connection counts, initial weights, and sizes that are refused"""
+import itertools
+import math
+
+import matplotlib.figure
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.collections import LineCollection
+
+from modspec.data import generators, load_dataset
+from modspec.network import (
+    Architecture,
+    Ensemble,
+    connection_count,
+    decide,
+    directions,
+    final_state,
+    hidden_states,
+    init_ensemble,
+    input_drive,
+    plot_architecture,
+    random_connections,
+    readouts,
+)
+
+architectures = st.builds(Architecture, n_pixels=st.integers(1, 6), n_hidden=st.integers(1, 6),
+                          n_subnetworks=st.integers(2, 3), n_classes=st.integers(2, 5), n_bottleneck=st.integers(0, 3),
+                          n_steps=st.integers(1, 5))
+
+
+def plain_network(w, x, n_steps):
+    "The paper's equations for one network and one pair, loop by loop: states over time, and read-outs, per sub-network"
+    S = len(x)
+    h, states = [torch.zeros_like(w['b_hh'][n]) for n in range(S)], []
+    for _ in range(n_steps):
+        new = []
+        for n in range(S):
+            a = w['W_ih'][n] @ x[n] + w['b_ih'][n] + w['W_hh'][n] @ h[n] + w['b_hh'][n]
+            for m in range(S):
+                if m != n: a = a + w['W_sparse'][n * (S - 1) + (m if m < n else m - 1)] @ h[m]
+            new.append(torch.tanh(a))
+        h = new
+        states.append(h)
+    if 'W_hb' in w:
+        b = [w['W_hb'][n] @ h[n] + w['b_hb'][n] for n in range(S)]
+        return states, [w['W_br'][n] @ b[n] + w['b_br'][n] for n in range(S)]
+    return states, [w['W_hr'][n] @ h[n] + w['b_hr'][n] for n in range(S)]
+
+
+def one(weights, k):
+    "The weights of network k, without the axis of networks, in float64"
+    return {name: w[k].double() for name, w in weights.items()}
+
+
+def lively(architecture, seeds, sparsity, gain=8.):
+    "Random networks with weights large enough for tanh to bend"
+    ensemble = init_ensemble(architecture, seeds, sparsity)
+    return Ensemble(architecture, {name: w * gain for name, w in ensemble.weights.items()}, ensemble.seeds,
+                    ensemble.n_connections)
+
+
+# the forward pass
+
+@settings(deadline=None)
+@given(architectures, st.integers(1, 3), st.integers(1, 4), st.integers(0, 999), st.data())
+def test_forward_is_the_plain_network(architecture, n_networks, n_pairs, seed, choice):
+    S, N = architecture.n_subnetworks, architecture.n_hidden
+    sparsities = [choice.draw(st.integers(1, N**2)) / N**2 for _ in range(n_networks)]
+    ensemble = lively(architecture, range(seed, seed + n_networks), sparsities)
+    shared = choice.draw(st.booleans())  # one batch for all networks
+    x = torch.rand(1 if shared else n_networks, S, n_pairs, architecture.n_pixels, generator=generators([seed], 'x')[0])
+    drive = input_drive(ensemble.weights, x)
+    states = torch.stack(list(hidden_states(ensemble.weights, drive, architecture.n_steps)))
+    assert torch.equal(final_state(ensemble.weights, drive, architecture.n_steps), states[-1])
+    r = readouts(ensemble.weights, states[-1])
+    for k, pair in itertools.product(range(n_networks), range(n_pairs)):
+        seen = x.expand(n_networks, -1, -1, -1)[k, :, pair].double()
+        h_plain, r_plain = plain_network(one(ensemble.weights, k), seen, architecture.n_steps)
+        h_plain = torch.stack([torch.stack(h) for h in h_plain])
+        torch.testing.assert_close(states[:, k, ..., pair].double(), h_plain, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(r[k, ..., pair].double(), torch.stack(r_plain), atol=1e-4, rtol=1e-5)
+
+
+def test_alone_as_in_the_stack():
+    "Within 1e-6: batched products may add in another order"
+    architecture = Architecture(n_pixels=64, n_hidden=20, n_bottleneck=5)
+    ensemble = init_ensemble(architecture, [3, 1, 4], [1 / 400, .1, 1.])
+    x = torch.rand(3, 2, 16, 64, generator=generators([0], 'x')[0])
+    def forward(weights, x): return readouts(weights, final_state(weights, input_drive(weights, x)))
+    stacked = forward(ensemble.weights, x)
+    for k in range(3):
+        torch.testing.assert_close(forward(ensemble[k].weights, x[k:k + 1]), stacked[k:k + 1], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize('S', [2, 3])
+def test_a_message_takes_one_step_to_its_receiver(S):
+    "One interconnection, no other recurrence: the receiving unit alone changes, at the second step"
+    for d, (n, m) in enumerate(itertools.permutations(range(S), 2)):
+        assert directions(S)[d] == (n, m)
+        weights = {'W_hh': torch.zeros(1, S, 4, 4), 'W_sparse': torch.zeros(1, S * (S - 1), 4, 4)}
+        weights['W_sparse'][0, d, 2, 1] = .5
+        drive = torch.zeros(1, S, 4, 1)
+        drive[0, m, 1] = 1.
+        first, second = hidden_states(weights, drive, 2)
+        assert torch.equal(first, drive.tanh())
+        expected = first.clone()
+        expected[0, n, 2] = math.tanh(.5 * math.tanh(1))
+        torch.testing.assert_close(second, expected)
+
+
+# the decision
+
+@settings(deadline=None)
+@given(st.integers(2, 3), st.integers(2, 4), st.integers(1, 6), st.integers(0, 999))
+def test_largest_readout_decides(S, n_classes, n_pairs, seed):
+    "Read-outs are small whole numbers, so ties are frequent"
+    r = torch.randint(-2, 3, (2, S, n_classes, n_pairs), generator=generators([seed], 'r')[0]).float()
+    output, winner = decide(r)
+    for k, pair in itertools.product(range(2), range(n_pairs)):
+        best = [max(r[k, n, :, pair].tolist()) for n in range(S)]
+        assert winner[k, pair] == best.index(max(best))  # the first of the best
+        assert torch.equal(output[k, :, pair], r[k, winner[k, pair], :, pair])
+
+
+def test_largest_is_not_largest_absolute():
+    r = torch.tensor([[-9., 0.], [1., .5]])[None, ..., None]
+    assert decide(r)[1].item() == 1
+
+
+def test_a_readout_that_is_nan_is_not_hidden():
+    r = torch.tensor([[5., 6.], [0., torch.nan]])[None, ..., None]
+    assert decide(r)[0].isnan().any()
+
+
+# counts
+
+@given(st.integers(1, 60), st.floats(0, 1))
+def test_connection_count_is_the_nearest_whole_number(N, position):
+    p = 1 / N**2 + position * (1 - 1 / N**2)
+    k = connection_count(min(p, 1.), N)
+    assert 1 <= k <= N**2 and abs(k - p * N**2) <= .5 + 1e-6
+
+
+@given(st.integers(1, 200), st.data())
+def test_every_count_can_be_asked_for(N, choice):
+    k = choice.draw(st.integers(1, N**2))
+    assert connection_count(k / N**2, N) == k
+
+
+@pytest.mark.parametrize('sparsity', [0, 0., -.1, .99e-4, 1.0001, 2, math.nan, math.inf, -math.inf, '0.1', True, None, 1j])
+def test_bad_sparsity(sparsity):
+    with pytest.raises(ValueError, match=r'sparsity must be a number in \[1/N\^2, 1\] = \[0.0001, 1\], got ') as error:
+        connection_count(sparsity)
+    assert str(error.value).endswith(f'got {sparsity!r}')
+
+
+@settings(deadline=None)
+@given(st.integers(1, 7), st.integers(1, 6), st.integers(0, 999), st.data())
+def test_random_connections_are_exactly_k(N, n_directions, seed, choice):
+    k = choice.draw(st.integers(1, N**2))
+    W = random_connections(N, k, n_directions, generator=generators([seed], 'c')[0])
+    assert W.shape == (n_directions, N, N) and W.abs().max() <= .1
+    assert (W != 0).sum((1, 2)).tolist() == [k] * n_directions
+
+
+@pytest.mark.parametrize('k', [0, -1, 17])
+def test_random_connections_refuse(k):
+    with pytest.raises(ValueError, match=rf'k must be in 1..N\^2 = 1..16, got {k}'):
+        random_connections(4, k, generator=generators([0], 'c')[0])
+
+
+def test_places_of_connections_are_uniform():
+    "10,000 places over 25 positions in 2 directions; 85.4: 99.9 % quantile of chi-square with 49 degrees of freedom"
+    drawn = [random_connections(5, 2, generator=g) for g in generators(range(2500), 'c')]
+    counts = (torch.stack(drawn) != 0).sum(0).flatten()
+    assert counts.sum() == 10_000 and ((counts - 200) ** 2 / 200).sum() < 85.4
+
+
+# initial weights
+
+def is_uniform(values, bound=.1):
+    "Whether many numbers look like U(-bound, bound): Kolmogorov's distance below its 99.9 % quantile"
+    values = np.sort(values.flatten().double().numpy())
+    distance = np.abs((values + bound) / (2 * bound) - (np.arange(len(values)) + .5) / len(values)).max()
+    return (np.abs(values) <= bound).all() and distance < 1.95 / len(values) ** .5
+
+
+def test_initial_weights_are_uniform():
+    for B in (0, 5):
+        ensemble = init_ensemble(Architecture(n_pixels=64, n_bottleneck=B), range(8), .02)
+        for name, w in ensemble.weights.items(): assert is_uniform(w[w != 0] if name == 'W_sparse' else w), name
+
+
+def test_initial_ensemble():
+    architecture = Architecture(n_pixels=9, n_hidden=6, n_subnetworks=3, n_bottleneck=2)
+    sparsities = [1 / 36, .5, 1.]
+    ensemble = init_ensemble(architecture, [5, 7, 5], sparsities)
+    assert ensemble.n_connections == (1, 18, 36) and ensemble.sparsities == sparsities and ensemble.seeds == (5, 7, 5)
+    assert (ensemble.weights['W_sparse'] != 0).sum((2, 3)).tolist() == [[1] * 6, [18] * 6, [36] * 6]
+    for name, w in ensemble.weights.items():
+        assert not w.requires_grad and not torch.equal(w[0, 0], w[0, 1]) and not torch.equal(w[0], w[1])
+        if name != 'W_sparse': assert torch.equal(w[0], w[2])  # the same seed: the same dense weights at every sparsity
+        alone = [init_ensemble(architecture, [s], p).weights[name][0] for s, p in zip(ensemble.seeds, sparsities)]
+        assert torch.equal(w, torch.stack(alone))  # bit for bit
+
+
+def test_initial_weights_ignore_the_global_generator():
+    before = torch.get_rng_state()
+    first = init_ensemble(Architecture(n_pixels=4, n_hidden=4), [0], 1.).weights
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(7)
+    second = init_ensemble(Architecture(n_pixels=4, n_hidden=4), [0], 1.).weights
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(('seeds', 'sparsity'), [([], .5), ([], []), ([0, 1], [.5]), ([0], [.5, .5])])
+def test_seeds_and_sparsities_must_match(seeds, sparsity):
+    with pytest.raises(ValueError, match='one sparsity per seed and at least one seed'):
+        init_ensemble(Architecture(n_pixels=4, n_hidden=4), seeds, sparsity)
+
+
+def test_one_bad_sparsity_among_many():
+    with pytest.raises(ValueError, match='sparsity must be .* got nan'):
+        init_ensemble(Architecture(n_pixels=4, n_hidden=4), [0, 1], [.5, math.nan])
+
+
+# ensembles and sizes
+
+def test_networks_of_an_ensemble():
+    ensemble = init_ensemble(Architecture(n_pixels=4, n_hidden=4), [8, 9], [.5, 1.])
+    assert [(len(e), e.seeds, e.n_connections) for e in ensemble] == [(1, (8,), (8,)), (1, (9,), (16,))]
+    last = ensemble[-1]
+    for name, w in ensemble.weights.items(): assert torch.equal(last.weights[name], w[1:])
+    for k in (2, -3):
+        with pytest.raises(IndexError): ensemble[k]
+
+
+LEAST = dict(n_pixels=1, n_hidden=1, n_subnetworks=2, n_classes=2, n_bottleneck=0, n_steps=1)
+
+
+@pytest.mark.parametrize('name', LEAST)
+def test_bad_architecture(name):
+    Architecture(**LEAST)
+    for value in (LEAST[name] - 1, -5, 5., 2.5, True, '5', None, math.nan, math.inf, [5]):
+        with pytest.raises(ValueError, match=f'{name} must be a whole number from ') as error:
+            Architecture(**LEAST | {name: value})
+        assert str(error.value).endswith(f'got {value!r}')
+
+
+@pytest.mark.parametrize(('B', 'name'), [(0, 'standard'), (5, 'bottleneck')])
+def test_picture_shows_every_interconnection(B, name):
+    network = init_ensemble(Architecture(n_pixels=64, n_hidden=9, n_bottleneck=B), [0], 4 / 81)
+    ax = matplotlib.figure.Figure().subplots()
+    assert network.architecture.name == name
+    assert plot_architecture(network, load_dataset('digits').test.images[:2], ax) is ax
+    drawn = [c for c in ax.collections if isinstance(c, LineCollection)]
+    assert [len(lines.get_segments()) for lines in drawn] == [4, 4]
+    for lines, (receiver, sender) in zip(drawn, directions(2)):  # sub-network 0 is on the left
+        side = [np.sign(ends[:, 0]).astype(int).tolist() for ends in lines.get_segments()]
+        assert side == [[2 * sender - 1, 2 * receiver - 1]] * 4

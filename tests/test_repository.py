@@ -1,0 +1,63 @@
+"""The repository around the code: site configuration, versions, and what the stored notebooks may hold."""
+
+import json
+import re
+from configparser import ConfigParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+NBS = ROOT / 'nbs'
+SKIPPED = {'.ipynb_checkpoints', 'results'}
+NOTEBOOKS = sorted(path for path in NBS.rglob('*.ipynb') if not SKIPPED & set(path.relative_to(NBS).parts))
+UNSTABLE = re.compile(r'/(home|Users|root|tmp)/|\bat 0x[0-9a-f]{6,}')  # a path or an address of one machine
+
+
+def name(path: Path) -> str:
+    "The path of a notebook below nbs/"
+    return path.relative_to(NBS).as_posix()
+
+
+def cells(path: Path) -> list[dict]:
+    "All cells of a notebook"
+    return json.loads(path.read_text(encoding='utf-8'))['cells']
+
+
+def sidebar(entries: list) -> list[str]:
+    "All notebook paths of a Quarto sidebar, in order"
+    return [path for entry in entries for path in (sidebar(entry['contents']) if isinstance(entry, dict) else [entry])]
+
+
+def test_one_site_configuration():
+    link = NBS / '_quarto.yml'
+    assert link.is_symlink() and link.readlink() == Path('../_quarto.yml')
+
+
+def test_sidebar_lists_every_notebook_once():
+    config = yaml.safe_load((ROOT / '_quarto.yml').read_text(encoding='utf-8'))
+    assert sorted(sidebar(config['website']['sidebar']['contents'])) == sorted(map(name, NOTEBOOKS))
+
+
+def test_citation_names_the_version():
+    settings = ConfigParser(delimiters=['='])
+    settings.read(ROOT / 'settings.ini', encoding='utf-8')
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text(encoding='utf-8'))
+    assert citation['version'] == settings['DEFAULT']['version']
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
+def test_parameters_tag(path):
+    "papermill needs exactly one tagged cell in a run; a chapter or a run without the tag would ignore its parameters"
+    tagged = sum('parameters' in cell['metadata'].get('tags', []) for cell in cells(path))
+    assert tagged == 1 if path.parent.name == 'runs' else tagged <= 1
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
+def test_stored_outputs(path):
+    "Outputs teach: none is an error, none depends on the machine that made it"
+    for output in (output for cell in cells(path) for output in cell.get('outputs', [])):
+        assert output['output_type'] != 'error'
+        text = [output.get('text', ''), *(v for k, v in output.get('data', {}).items() if k.startswith('text/'))]
+        assert not UNSTABLE.search(''.join(''.join(part) for part in text))

@@ -1,0 +1,236 @@
+"""Properties and refusals of modspec.specialization; the worked values are in its chapter"""
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from modspec.specialization import (
+    bootstrap_interval,
+    chance_corrected,
+    metric_matrices,
+    normalized_difference,
+    specialization,
+    summarize,
+)
+
+unit = st.floats(0.001, 1, allow_subnormal=False)
+sizes = st.integers(2, 5)
+
+
+def rows(m, *, metric='correlation', seed=0, trained=True, sparsity=0.01, **more):
+    m = np.asarray(m, dtype=float)
+    network = dict(dataset='digits', architecture='standard', sparsity=sparsity, n_connections=round(sparsity * 1e4),
+                   q=(1 - sparsity) / (1 + sparsity) / 2, seed=seed, trained=trained, metric=metric) | more
+    table = pd.DataFrame([network | dict(subnetwork=n, subtask=k, value=m[n, k]) for n, k in np.ndindex(m.shape)])
+    return table.astype({'subnetwork': 'Int64', 'subtask': 'Int64'})
+
+
+# the array function
+
+@given(sizes.flatmap(lambda s: arrays(float, (3, s, s), elements=unit)))
+def test_range_and_formula(m):
+    spec = normalized_difference(m)
+    assert spec.shape == m.shape[:-1] and (abs(spec) <= 1).all()
+    for i, n in np.ndindex(spec.shape):
+        other = np.mean([m[i, n, k] for k in range(m.shape[-1]) if k != n])
+        assert spec[i, n] == pytest.approx((m[i, n, n] - other) / (m[i, n, n] + other))
+
+
+@given(arrays(float, (2, 2), elements=unit))
+def test_paper_formula_for_two(m):
+    spec = normalized_difference(m)
+    for n in (0, 1):
+        assert spec[n] == pytest.approx((m[n, n] - m[n, 1 - n]) / (m[n, n] + m[n, 1 - n]))
+
+
+@given(sizes.flatmap(lambda s: st.tuples(arrays(float, (s, s), elements=unit), st.permutations(range(s)))),
+       st.floats(0.1, 10))
+def test_renaming_and_scale(m_and_order, scale):
+    m, order = m_and_order
+    spec = normalized_difference(m)
+    np.testing.assert_allclose(normalized_difference(m[np.ix_(order, order)]), spec[order], atol=1e-12)
+    np.testing.assert_allclose(normalized_difference(scale * m), spec, atol=1e-12)
+
+
+@given(arrays(float, (2, 2), elements=unit))
+def test_swapped_sub_tasks_change_the_sign(m):
+    np.testing.assert_allclose(normalized_difference(m[:, ::-1]), -normalized_difference(m), atol=1e-12)
+
+
+def test_input_is_left_alone():
+    m = np.array([[.9, .1], [.2, .8]])
+    before = m.copy()
+    normalized_difference(m)
+    assert (m == before).all()
+
+
+@pytest.mark.parametrize('m', [[[0, 0], [1, 1]], [[-.1, .1], [1, 1]], [[.1, -.3], [1, 1]], [[-.5, -.5], [1, 1]]])
+def test_sum_not_positive(m):
+    with pytest.raises(ValueError, match=r'undefined at \[0\].*must be > 0'): normalized_difference(m)
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_not_finite(bad):
+    with pytest.raises(ValueError, match=r'must be finite.*m\[1, 0\]'): normalized_difference([[1, 0], [bad, 1]])
+
+
+@pytest.mark.parametrize('shape', [(2,), (2, 3), (1, 1), (4, 3, 2)])
+def test_shape(shape):
+    with pytest.raises(ValueError, match='got shape'): normalized_difference(np.ones(shape))
+
+
+# the table
+
+def random_table(size=2, seeds=3, rng=None):
+    rng = rng or np.random.default_rng(0)
+    return pd.concat([rows(rng.uniform(.1, 1, (size, size)), metric=metric, seed=seed, trained=trained, sparsity=p)
+                      for metric in ('correlation', 'weight_mask') for seed in range(seeds)
+                      for trained in (True, False) for p in (1e-4, .01, 1.)], ignore_index=True)
+
+
+@pytest.mark.parametrize('size', [2, 3])
+def test_table_equals_array(size):
+    table = random_table(size)
+    spec = specialization(table.sample(frac=1, random_state=0))  # any order of rows
+    assert len(spec) == 2 * 3 * 2 * 3 * (size + 1)
+    assert list(spec.columns) == ['dataset', 'architecture', 'sparsity', 'n_connections', 'q', 'seed', 'trained',
+                                  'metric', 'subnetwork', 'specialization']
+    assert spec['subnetwork'].dtype == 'Int64'
+    for names, group in spec.groupby(['metric', 'seed', 'trained', 'sparsity']):
+        chosen = table[(table[['metric', 'seed', 'trained', 'sparsity']] == list(names)).all(axis=1)]
+        expected = normalized_difference(chosen['value'].to_numpy().reshape(size, size))
+        group = group.set_index(group['subnetwork'].fillna(-1))['specialization']
+        assert group[-1] == pytest.approx(expected.mean())
+        np.testing.assert_allclose(group[list(range(size))], expected)
+
+
+def test_other_rows_are_passed_over():
+    table = random_table()
+    scalar = table.iloc[:1].assign(metric='accuracy', subnetwork=pd.NA, subtask=pd.NA, value=np.nan)
+    share = table.iloc[:1].assign(metric='decision_share', subtask=pd.NA, value=0.)
+    pd.testing.assert_frame_equal(specialization(pd.concat([table, scalar, share])), specialization(table))
+    with pytest.raises(ValueError, match=r"no rows with both .*\['accuracy', 'decision_share'\]"):
+        specialization(pd.concat([scalar, share]))
+
+
+def test_a_later_metric_needs_no_registration():
+    assert set(specialization(rows([[1, .5], [0, 1]], metric='something_new'))['metric']) == {'something_new'}
+
+
+def test_undefined_value_is_named():
+    table = pd.concat([rows([[1, 0], [0, 1]]), rows([[1, 0], [0, 0]], metric='cka', seed=7, sparsity=.5)])
+    with pytest.raises(ValueError, match='sub-network 1 .*sparsity=0.5.*seed=7.*metric=cka'): specialization(table)
+    left = specialization(table, undefined='omit')
+    assert set(left['metric']) == {'correlation'} and len(left) == 3
+    assert specialization(table[table['seed'] == 7], undefined='omit').empty
+    with pytest.raises(ValueError, match="'raise' or 'omit'"): specialization(table, undefined='drop')
+
+
+def test_missing_value_is_named():
+    table = rows([[1, 0], [0, 1]], seed=4)
+    with pytest.raises(ValueError, match=r'M\(1, 0\) is missing or NaN .*seed=4'): specialization(table.drop(index=2))
+    table.loc[2, 'value'] = np.nan
+    with pytest.raises(ValueError, match=r'M\(1, 0\) is missing or NaN .*seed=4'): specialization(table)
+    with pytest.raises(ValueError, match='must be finite'): specialization(table.fillna({'value': np.inf}))
+
+
+def test_sub_networks_of_one_kind_only():
+    with pytest.raises(ValueError, match=r'M\(0, 1\) is missing'):
+        specialization(rows([[1, 0], [0, 1]]).query('subtask == 0'))
+
+
+def test_duplicates_and_columns():
+    table = rows([[1, 0], [0, 1]])
+    with pytest.raises(ValueError, match='two values for .*Select one first'): specialization(pd.concat([table, table]))
+    with pytest.raises(ValueError, match=r"needs the columns \['trained'\]"):
+        specialization(table.drop(columns='trained'))
+
+
+def test_matrices():
+    networks, m = metric_matrices(pd.concat([rows([[.1, .2], [.3, .4]], seed=1), rows([[.5, .6], [.7, .8]], seed=0)]))
+    assert networks['seed'].tolist() == [0, 1]
+    assert m.tolist() == [[[.5, .6], [.7, .8]], [[.1, .2], [.3, .4]]]
+
+
+def test_table_survives_parquet(tmp_path):
+    spec = specialization(random_table())
+    spec.to_parquet(tmp_path / 'spec.parquet')
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / 'spec.parquet'), spec)
+
+
+# chance
+
+def test_correction_by_hand():
+    table = pd.concat([rows([[.9, .05], [.3, .7]], metric='bottleneck', trained=True),
+                       rows([[.5, .10], [.1, .4]], metric='bottleneck', trained=False)])
+    corrected = chance_corrected(table)
+    np.testing.assert_allclose(corrected['value'], [.8, 0, 2 / 9, .5])
+    assert corrected['trained'].all() and list(corrected.columns) == list(table.columns)
+    assert (corrected.dtypes[['subnetwork', 'subtask']] == 'Int64').all()
+
+
+@settings(max_examples=30)
+@given(arrays(float, (2, 3, 2, 2), elements=st.floats(-1, .99)))
+def test_correction_matches_its_own_network(m):
+    table = pd.concat([rows(m[t, s], metric='bottleneck', trained=bool(t), seed=s) for t in (0, 1) for s in range(3)])
+    corrected = chance_corrected(table.sample(frac=1, random_state=1))
+    assert corrected['value'].between(0, 1).all() and len(corrected) == 12
+    for row in corrected.itertuples():
+        got, base = (m[t, row.seed, row.subnetwork, row.subtask] for t in (1, 0))
+        assert row.value == pytest.approx(np.clip((got - base) / (1 - base), 0, 1))
+
+
+def test_correction_leaves_shares_out():
+    table = random_table()
+    assert set(chance_corrected(table)['metric']) == {'correlation'}
+    with pytest.raises(ValueError, match='none of .*weight_mask'):
+        chance_corrected(table[table['metric'] == 'weight_mask'])
+
+
+def test_correction_needs_its_base():
+    table = random_table()
+    with pytest.raises(ValueError, match='untrained value below 1, got nan'):
+        chance_corrected(table[table['trained'] | (table['seed'] != 1)])
+    with pytest.raises(ValueError, match='untrained value below 1, got 1.0'):
+        chance_corrected(table.assign(value=table['value'].where(table['trained'], 1.)))
+
+
+# summary
+
+def test_interval():
+    x = np.random.default_rng(0).normal(3, 1, size=50)
+    low, high = bootstrap_interval(x)
+    assert low < x.mean() < high
+    half = 1.96 * x.std() / np.sqrt(len(x))  # what the bootstrap of a mean approaches
+    assert (high - low) / 2 == pytest.approx(half, rel=.1)
+    assert bootstrap_interval(x) == (low, high) and bootstrap_interval(x, seed=1) != (low, high)
+    assert bootstrap_interval(np.full(5, .3)) == (pytest.approx(.3), pytest.approx(.3))
+    assert np.isnan(bootstrap_interval(x[:1])).all()
+
+
+def test_interval_covers():
+    rng = np.random.default_rng(1)
+    ends = [bootstrap_interval(rng.normal(size=20), seed=i, n_resamples=500) for i in range(200)]
+    assert .86 < np.mean([low < 0 < high for low, high in ends]) <= .98  # a little below 95 % at n = 20, as is known
+
+
+def test_summary_of_a_point_ignores_the_others():
+    spec = specialization(random_table(seeds=4))
+    by = ['metric', 'trained', 'sparsity', 'subnetwork']
+    whole = summarize(spec, 'specialization', by, n_resamples=200)
+    alone = summarize(spec[spec['metric'] == 'weight_mask'], 'specialization', by, n_resamples=200)
+    pd.testing.assert_frame_equal(whole[whole['metric'] == 'weight_mask'].reset_index(drop=True), alone)
+    assert (whole['n'] == 4).all() and whole['subnetwork'].isna().sum() == 12
+    assert (whole.dtypes[by] == spec.dtypes[by]).all()
+
+
+def test_summary_refuses():
+    spec = specialization(random_table())
+    point = ['metric', 'trained', 'sparsity', 'subnetwork']
+    with pytest.raises(ValueError, match='a seed occurs twice'): summarize(spec, 'specialization', point[:3])
+    with pytest.raises(ValueError, match=r"no columns \['nothing'\]"): summarize(spec, 'nothing', point)
+    with pytest.raises(ValueError, match='is NaN for'):
+        summarize(spec.assign(specialization=np.nan), 'specialization', point)
+    assert len(summarize(rows([[1, 0], [0, 1]]).iloc[:1], 'value', 'metric')) == 1
