@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data import Dataset, Digits, default_n_pairs, draw_pairs, generators, held_out_pairs
+from .data import Dataset, Digits, default_n_pairs, generators, held_out_pairs
 from .network import Ensemble, affine, final_state, input_drive
 from .training import Adadelta, Parameters, batches, check_finite, epoch_pairs, gather_batch
 
@@ -92,7 +92,8 @@ def bottleneck_metric(
     n_pairs, S = parameters.n_pairs or default_n_pairs(len(dataset.train)), ensemble.architecture.n_subnetworks
     pairs = epoch_pairs(dataset.train.labels, n_pairs, generators(ensemble.seeds, 'readout pairs'), S)
     states, shown = frozen_states(ensemble, dataset.train, pairs)
-    readouts = retrain_readouts(states, shown, parameters, seeds=ensemble.seeds, n_classes=ensemble.architecture.n_classes, bar=bar)
+    readouts = retrain_readouts(states, shown, parameters, seeds=ensemble.seeds,
+                                n_classes=ensemble.architecture.n_classes, bar=bar)
     test = held_out_pairs(dataset.test, n_subnetworks=S)[None]
     return {'bottleneck': readout_accuracy(*readouts, *frozen_states(ensemble, dataset.test, test))}
 

@@ -9,12 +9,12 @@ __all__ = ['app', 'Config', 'Results', 'Threads', 'Device', 'Download', 'clear_e
 # %% ../nbs/13_cli.ipynb #9a74bc3d
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 # %% ../nbs/13_cli.ipynb #4d53230d
-app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode='markdown', help='''
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode='markdown', help='''
 Extreme sparsity gives rise to functional specialization (Béna & Goodman 2021), reproduced.
 
 `modspec reproduce config/quick.yaml` makes the paper's figures in minutes, on digits that need no download.
@@ -43,14 +43,14 @@ def default_results(config:Path)->Path:
 # %% ../nbs/13_cli.ipynb #89170d7c
 @app.command()
 def run(
-    sparsity:Annotated[float, typer.Option(help='Fraction p of active interconnections, from 1/N² (one connection) to 1 (all)')],
+    sparsity:Annotated[float, typer.Option(help='Fraction p of active interconnections, from 1/N² (one) to 1 (all)')],
     out:Annotated[Path, typer.Option(help='Folder for the results of this run')],
     seeds:Annotated[int, typer.Option(help='Networks to train, with seeds 0, 1, …')]=5,
     dataset:Annotated[str, typer.Option(help='digits (embedded) or mnist (see MODSPEC_DATA and --download)')]='digits',
     architecture:Annotated[str, typer.Option(help='standard, bottleneck or both')]='both',
-    epochs:Annotated[Optional[int], typer.Option(help='Epochs, instead of 5 (standard) and 7 (bottleneck)')]=None,
-    batch_size:Annotated[Optional[int], typer.Option(help='Pairs per batch, instead of 64')]=None,
-    config:Annotated[Optional[Path], typer.Option(help='Take all settings but the sparsity from this YAML file')]=None,
+    epochs:Annotated[int|None, typer.Option(help='Epochs, instead of 5 (standard) and 7 (bottleneck)')]=None,
+    batch_size:Annotated[int|None, typer.Option(help='Pairs per batch, instead of 64')]=None,
+    config:Annotated[Path|None, typer.Option(help='Take all settings but the sparsity from this YAML file')]=None,
     device:Device='cpu', threads:Threads=1, download:Download=False,
 ):
     """
@@ -72,8 +72,8 @@ def run(
 @app.command()
 def reproduce(
     config:Config,
-    out:Annotated[Optional[Path], typer.Option(help='Folder for the results; by default results/NAME-OF-CONFIG')]=None,
-    cores:Annotated[Optional[int], typer.Option(min=1, help='Runs at the same time; by default one per processor')]=None,
+    out:Annotated[Path|None, typer.Option(help='Folder for the results; by default results/NAME-OF-CONFIG')]=None,
+    cores:Annotated[int|None, typer.Option(min=1, help='Runs at the same time; by default one per processor')]=None,
 ):
     """
     Compute what is missing of a sweep, then draw its figures.
@@ -92,7 +92,7 @@ def report_figures(paths:list[Path])->None:
 @app.command()
 def figures(
     results:Results,
-    out:Annotated[Optional[Path], typer.Option(help='Folder for the figures; by default RESULTS/figures')]=None,
+    out:Annotated[Path|None, typer.Option(help='Folder for the figures; by default RESULTS/figures')]=None,
 ):
     """
     Draw the paper's figures from a folder of results, without training.
@@ -105,7 +105,7 @@ def figures(
 @app.command()
 def collect(
     config:Config,
-    out:Annotated[Optional[Path], typer.Option(help='Folder of the results; by default results/NAME-OF-CONFIG')]=None,
+    out:Annotated[Path|None, typer.Option(help='Folder of the results; by default results/NAME-OF-CONFIG')]=None,
 ):
     """
     Join the tables of a sweep's finished runs into one (a sweep does this by itself).
@@ -118,8 +118,8 @@ def collect(
 # %% ../nbs/13_cli.ipynb #f3e81092
 @app.command()
 def q(
-    sparsity:Annotated[Optional[float], typer.Option(help='Fraction p of active interconnections, in [0, 1]')]=None,
-    modularity:Annotated[Optional[float], typer.Option(help='Structural modularity Q, in [0, 0.5]')]=None,
+    sparsity:Annotated[float|None, typer.Option(help='Fraction p of active interconnections, in [0, 1]')]=None,
+    modularity:Annotated[float|None, typer.Option(help='Structural modularity Q, in [0, 0.5]')]=None,
 ):
     """
     Convert sparsity p to structural modularity Q, or Q to p: Q = (1 − p) / (2 (1 + p)).
@@ -131,5 +131,3 @@ def q(
         from modspec.modularity import q_from_sparsity, sparsity_from_q
         p = sparsity_from_q(modularity) if sparsity is None else sparsity
         typer.echo(f'p = {p:.6g}   Q = {q_from_sparsity(p):.6g}')
-
-if __name__ == '__main__': app()

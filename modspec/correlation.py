@@ -98,7 +98,7 @@ def correlation_metric(
     dataset:Dataset, # Data on the same device
     parameters:Parameters=Parameters(), # Not used: this metric trains nothing
     *, bar:tqdm|None=None, # Not used
-)->dict[str, Tensor]: # 'correlation' and 'cka': M(n, k) (networks, sub-networks, sub-tasks); 'correlation_base': (networks, sub-networks, 1)
+)->dict[str, Tensor]: # 'correlation' and 'cka': M(n, k), and 'correlation_base' of shape (networks, sub-networks, 1)
     "Mean Pearson correlation and CKA of states that share a digit (paper, section Correlation metric and appendix)"
     h, shown = hidden_on_test(ensemble, dataset.test)
     z, n_classes = standardize(h), ensemble.architecture.n_classes

@@ -104,16 +104,17 @@ def tidy(
     dataset:str, # Name of the data set
 )->pd.DataFrame: # One row per value
     "Metric values as a table; an axis of length 1 becomes an empty index"
-    rows = []
-    for metric, array in values.items():
-        n_sub, n_task = array.shape[1:]
-        for (k, n, t), value in zip(torch.cartesian_prod(*map(torch.arange, array.shape)).tolist(), array.flatten().tolist()):
-            p = ensemble.sparsities[k]
-            rows.append(dict(dataset=dataset, architecture=ensemble.architecture.name, sparsity=p, n_connections=ensemble.n_connections[k],
-                             q=q_from_sparsity(p, n_subnetworks=ensemble.architecture.n_subnetworks), seed=ensemble.seeds[k],
-                             trained=trained, metric=metric, subnetwork=n if n_sub > 1 else None, subtask=t if n_task > 1 else None,
-                             value=value))
-    return pd.DataFrame(rows).astype({'subnetwork': 'Int64', 'subtask': 'Int64'})
+    a = ensemble.architecture
+    networks = [dict(dataset=dataset, architecture=a.name, sparsity=p, n_connections=k, seed=seed, trained=trained,
+                     q=float(q_from_sparsity(p, n_subnetworks=a.n_subnetworks)))
+                for p, k, seed in zip(ensemble.sparsities, ensemble.n_connections, ensemble.seeds)]
+    rows = [network | dict(metric=metric, subnetwork=n if len(of_network) > 1 else None,
+                           subtask=k if len(of_subnetwork) > 1 else None, value=value)
+            for metric, array in values.items() for network, of_network in zip(networks, array.tolist())
+            for n, of_subnetwork in enumerate(of_network) for k, value in enumerate(of_subnetwork)]
+    columns = ['dataset', 'architecture', 'sparsity', 'n_connections', 'q', 'seed', 'trained', 'metric', 'subnetwork',
+               'subtask', 'value']
+    return pd.DataFrame(rows)[columns].astype({'subnetwork': 'Int64', 'subtask': 'Int64'})
 
 def main_task_values(
     ensemble:Ensemble, # Networks
@@ -138,7 +139,7 @@ def measure(
     parts = [tidy(main_task_values(ensemble, dataset, parameters.task), ensemble, trained, dataset.name)]
     for name, metric in METRICS.items():
         if metric.architecture != ensemble.architecture.name: continue
-        bar.set_description(f'{label}, {name} {"after" if trained else "before"} training')
+        bar.set_description(f'{label}, {name} {"after" if trained else "before"} training', refresh=False)
         start = time.perf_counter()
         parts.append(tidy(metric.measure(ensemble, dataset, parameters, bar=bar), ensemble, trained, dataset.name))
         seconds[name] = seconds.get(name, 0.) + time.perf_counter() - start
@@ -159,17 +160,20 @@ def architectures(
 )->list[Architecture]:
     "The architectures of a run"
     p = config.parameters
-    return [Architecture(n_pixels=n_pixels, n_hidden=p.n_hidden, n_subnetworks=p.n_subnetworks, n_steps=p.n_steps,
-                         n_bottleneck=p.n_bottleneck if name == 'bottleneck' else 0) for name in ARCHITECTURES[config.architecture]]
+    sizes = dict(n_pixels=n_pixels, n_hidden=p.n_hidden, n_subnetworks=p.n_subnetworks, n_steps=p.n_steps)
+    widths = {'standard': 0, 'bottleneck': p.n_bottleneck}
+    return [Architecture(n_bottleneck=widths[name], **sizes) for name in ARCHITECTURES[config.architecture]]
 
 def n_run_steps(
     config:RunConfig, # The run
     dataset:Dataset, # Its data
 )->int:
     "Length of a run's progress bar"
-    p = config.parameters
-    return sum(n_training_steps(dataset, a, p) + 2 * sum(m.n_steps(dataset, p) for m in METRICS.values() if m.architecture == a.name)
-               for a in architectures(config, dataset.n_pixels))
+    p, steps = config.parameters, 0
+    for architecture in architectures(config, dataset.n_pixels):
+        measured = [m for m in METRICS.values() if m.architecture == architecture.name]
+        steps += n_training_steps(dataset, architecture, p) + 2 * sum(m.n_steps(dataset, p) for m in measured)
+    return steps
 
 # %% ../nbs/10_experiment.ipynb #c5d4c4fc
 def compute(
@@ -183,12 +187,13 @@ def compute(
     for architecture in architectures(config, dataset.n_pixels):
         label = f'p={config.sparsity:g} {architecture.name}'
         untrained = init_ensemble(architecture, range(config.seeds), config.sparsity).to(dataset.train.images.device)
-        parts.append(measure(untrained, dataset, config.parameters, trained=False, bar=bar, label=label, seconds=seconds))
-        bar.set_description(f'{label}, training')
+        how = dict(bar=bar, label=label, seconds=seconds)
+        parts.append(measure(untrained, dataset, config.parameters, trained=False, **how))
+        bar.set_description(f'{label}, training', refresh=False)
         start = time.perf_counter()
         trained, history = train(untrained, dataset, config.parameters, bar=bar)
         seconds['training'] += time.perf_counter() - start
-        parts.append(measure(trained, dataset, config.parameters, trained=True, bar=bar, label=label, seconds=seconds))
+        parts.append(measure(trained, dataset, config.parameters, trained=True, **how))
         histories.append(history)
         networks[architecture.name] = trained.to('cpu')
     seconds['total'] = time.perf_counter() - begin
@@ -232,9 +237,13 @@ def load_networks(
 )->dict[str, Ensemble]: # By architecture
     "Trained networks as they were saved"
     with safe_open(path, 'pt') as f:
-        about = {name: json.loads(text) for name, text in f.metadata().items()}
-        return {name: Ensemble(Architecture(**a['architecture']), {key.split('.')[1]: f.get_tensor(key) for key in f.keys()
-                               if key.startswith(f'{name}.')}, tuple(a['seeds']), tuple(a['n_connections'])) for name, a in about.items()}
+        networks = {}
+        for name, text in f.metadata().items():
+            about = json.loads(text)
+            weights = {key.split('.')[1]: f.get_tensor(key) for key in f.keys() if key.startswith(f'{name}.')}
+            networks[name] = Ensemble(Architecture(**about['architecture']), weights, tuple(about['seeds']),
+                                      tuple(about['n_connections']))
+    return networks
 
 # %% ../nbs/10_experiment.ipynb #d3a29067
 TABLES = 'metrics.parquet', 'history.parquet'
@@ -250,22 +259,24 @@ def write_manifest(
 )->None:
     "Write `about` and the files' checksums; the last thing a run does"
     files = {name: sha256(folder / name) for name in names}
-    with written_whole(folder / 'manifest.json') as temporary: temporary.write_text(json.dumps(about | {'files': files}, indent=1) + '\n')
+    with written_whole(folder / 'manifest.json') as temporary:
+        temporary.write_text(json.dumps(about | {'files': files}, indent=1) + '\n')
 
 def read_manifest(
     folder:str|Path, # Folder of a run
     *, verify:bool=True, # Compare the files with their checksums?
 )->dict:
     "The manifest of a finished run; `ResultError` if there is none, or if a file is missing or altered"
-    path = Path(folder) / 'manifest.json'
+    path, again = Path(folder) / 'manifest.json', 'delete the folder and run again'
     if not path.is_file(): raise ResultError(f'{folder} holds no finished run: manifest.json is missing')
     try: manifest = json.loads(path.read_text())
-    except ValueError as error: raise ResultError(f'{path} is damaged: {error}; delete the folder and run again') from error
+    except ValueError as error: raise ResultError(f'{path} is damaged: {error}; {again}') from error
     missing = {'config', 'files'} - set(manifest) if isinstance(manifest, dict) else 'everything'
-    if missing: raise ResultError(f'{path} is damaged: it lacks {missing}; delete the folder and run again')
+    if missing: raise ResultError(f'{path} is damaged: it lacks {missing}; {again}')
     for name, expected in manifest['files'].items() if verify else ():
         found = sha256(path.with_name(name)) if path.with_name(name).is_file() else 'no file'
-        if found != expected: raise ResultError(f'{path.with_name(name)} has SHA-256 {found}, expected {expected}; delete the folder and run again')
+        if found != expected:
+            raise ResultError(f'{path.with_name(name)} has SHA-256 {found}, expected {expected}; {again}')
     return manifest
 
 # %% ../nbs/10_experiment.ipynb #593c4434
@@ -274,19 +285,20 @@ def is_finished(
     config:RunConfig, # The run that is asked for
 )->bool:
     "Whether the folder holds this very run; `ResultError` if it holds anything else, or cannot be written to"
-    folder = Path(folder)
+    folder, another = Path(folder), 'choose another with --out'
     strange = sorted(f.name for f in folder.iterdir() if f.name not in RUN_FILES) if folder.is_dir() else []
-    if strange: raise ResultError(f'{folder} is no folder of a run, it holds {strange[0]!r}; choose another with --out')
+    if strange: raise ResultError(f'{folder} is no folder of a run, it holds {strange[0]!r}; {another}')
     if (folder / 'manifest.json').exists():
-        found, asked = read_manifest(folder)['config'], asdict(config)
+        found, asked = flat(read_manifest(folder)['config']), flat(asdict(config))
         if found == asked: return True
-        changed = [f'{name} {found.get(name)!r}, asked {value!r}' for name, value in flat(asked).items() if flat(found).get(name) != value]
-        raise ResultError(f'{folder} holds another run ({"; ".join(changed).replace("None, asked", "unknown, asked")}); choose another with --out')
+        changed = [f'{name}: {found.get(name)!r}, asked {asked.get(name)!r}' for name in found | asked
+                   if found.get(name) != asked.get(name)]
+        raise ResultError(f'{folder} holds another run ({"; ".join(changed)}); {another}')
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with written_whole(folder / 'manifest.json.probe') as temporary: temporary.touch()
         (folder / 'manifest.json.probe').unlink()
-    except OSError as error: raise ResultError(f'{folder} cannot be written to ({error.strerror}); choose another with --out') from error
+    except OSError as error: raise ResultError(f'{folder} cannot be written to ({error.strerror}); {another}') from error
     return False
 
 def flat(config:dict)->dict:
@@ -307,10 +319,10 @@ class ProgressFile:
         self.n += n
         if time.monotonic() - self.written > 0.5: self.write()
 
-    def set_description(self, text:str)->None:
+    def set_description(self, text:str, refresh:bool=True)->None:
         "Say what is going on"
         self.text = text
-        self.write()
+        if refresh: self.write()
 
     def write(self)->None:
         self.written = time.monotonic()
@@ -362,7 +374,8 @@ def run(
     for name, table in [('metrics', result.metrics), ('history', result.history)]:
         with written_whole(out / f'{name}.parquet') as temporary: table.to_parquet(temporary, index=False)
     save_networks(result.networks, out / 'networks.safetensors')
-    versions = {name: version(name) for name in ('torch', 'numpy', 'pandas', 'modspec')} | {'python': platform.python_version()}
+    versions = {name: version(name) for name in ('torch', 'numpy', 'pandas', 'modspec')}
+    versions['python'] = platform.python_version()
     about = dict(config=asdict(config), versions=versions, package=package_hash(), device=device, threads=threads,
                  seconds={k: round(v, 3) for k, v in result.seconds.items()})
     write_manifest(out, about, [*TABLES, 'networks.safetensors'])

@@ -166,7 +166,7 @@ def plot_subnetwork_specialization(
     for n, line in points.groupby('subnetwork'):
         look = appearance(f'sub-network {n}')
         dots = spec[(spec['subnetwork'] == n) & spec['trained']]
-        ax.plot(dots['sparsity'] * 1.12**(2 * n - 1), dots['specialization'], '.', color=look['color'], markersize=4,
+        ax.plot(dots['sparsity'] * 1.12**(2 * n - 1), dots['specialization'], '.', color=look['color'], markersize=5,
                 alpha=.6, markeredgewidth=0, label=f'_networks {n}')
         draw_line(ax, line, f'sub-network {n}', linewidth=1 if n else 2, **look)
     return finish(ax, points, 'sparsity', f'specialization ({LABELS.get(metric, metric)})')

@@ -9,7 +9,7 @@ __all__ = ['Architecture', 'connection_count', 'directions', 'weight_shapes', 'r
 
 # %% ../nbs/02_network.ipynb #1fa12bab
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 
 import matplotlib.pyplot as plt
@@ -35,7 +35,8 @@ class Architecture:
         least = dict(n_pixels=1, n_hidden=1, n_subnetworks=2, n_classes=2, n_bottleneck=0, n_steps=1)
         for name, low in least.items():
             value = getattr(self, name)
-            if type(value) is not int or value < low: raise ValueError(f'{name} must be a whole number from {low}, got {value!r}')
+            if type(value) is not int or value < low:
+                raise ValueError(f'{name} must be a whole number from {low}, got {value!r}')
 
     @property
     def name(self)->str: return 'bottleneck' if self.n_bottleneck else 'standard'
@@ -47,8 +48,9 @@ def connection_count(
 )->int: # Connections in each direction, in 1..N^2
     "The number of interconnections in each direction; `ValueError` outside [1/N^2, 1]"
     least = 1 / n_hidden**2
-    in_range = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool) and least * (1 - 1e-9) <= sparsity <= 1
-    if not in_range: raise ValueError(f'sparsity must be a number in [1/N^2, 1] = [{least:g}, 1], got {sparsity!r}')
+    is_number = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
+    if not (is_number and least * (1 - 1e-9) <= sparsity <= 1):
+        raise ValueError(f'sparsity must be a number in [1/N^2, 1] = [{least:g}, 1], got {sparsity!r}')
     return max(1, round(sparsity * n_hidden**2))
 
 # %% ../nbs/02_network.ipynb #c1c34817
@@ -64,7 +66,8 @@ def weight_shapes(
     "The dense weights and biases by the paper's symbols"
     S, N, C, B = (architecture.n_subnetworks, architecture.n_hidden, architecture.n_classes, architecture.n_bottleneck)
     layers = dict(ih=(N, architecture.n_pixels), hh=(N, N)) | (dict(hb=(B, N), br=(C, B)) if B else dict(hr=(C, N)))
-    return {f'W_{name}': (S, *shape) for name, shape in layers.items()} | {f'b_{name}': (S, rows) for name, (rows, _) in layers.items()}
+    matrices = {f'W_{name}': (S, *shape) for name, shape in layers.items()}
+    return matrices | {f'b_{name}': (S, rows) for name, (rows, _) in layers.items()}
 
 # %% ../nbs/02_network.ipynb #7f130e90
 def random_connections(
@@ -101,11 +104,11 @@ class Ensemble:
 
     def to(self, device:torch.device|str)->'Ensemble':
         "The same networks on another device"
-        return Ensemble(self.architecture, {name: w.to(device) for name, w in self.weights.items()}, self.seeds, self.n_connections)
+        return replace(self, weights={name: w.to(device) for name, w in self.weights.items()})
 
     def detached(self)->'Ensemble':
         "The same networks, no longer part of a computation of gradients"
-        return Ensemble(self.architecture, {name: w.detach() for name, w in self.weights.items()}, self.seeds, self.n_connections)
+        return replace(self, weights={name: w.detach() for name, w in self.weights.items()})
 
     def __getitem__(self, k:int)->'Ensemble':
         "Network `k` as an ensemble of one"
@@ -121,7 +124,8 @@ def init_ensemble(
 )->Ensemble: # On the CPU
     "Untrained networks, all weights from U(-0.1, 0.1) (paper, section Architectures)"
     sparsities = [sparsity] * len(seeds) if isinstance(sparsity, (int, float)) else list(sparsity)
-    if not seeds or len(sparsities) != len(seeds): raise ValueError(f'need one sparsity per seed and at least one seed, got {len(sparsities)} and {len(seeds)}')
+    if not seeds or len(sparsities) != len(seeds):
+        raise ValueError(f'need at least one seed and one sparsity per seed, got {len(seeds)} and {len(sparsities)}')
     counts = tuple(connection_count(p, architecture.n_hidden) for p in sparsities)
     n_directions = len(directions(architecture.n_subnetworks))
     dense, sparse = generators(seeds, 'weights'), generators(seeds, 'connections')
@@ -171,8 +175,8 @@ def final_state(
     n_steps:int=5, # Time steps T, at least 1
 )->Tensor: # h_T, shape (networks, sub-networks, N, pairs)
     "The state that the read-outs see"
-    for h in hidden_states(weights, drive, n_steps): pass
-    return h
+    *_, last = hidden_states(weights, drive, n_steps)
+    return last
 
 # %% ../nbs/02_network.ipynb #50a6bb3e
 def affine(

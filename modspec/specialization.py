@@ -111,7 +111,7 @@ def specialization(
                        specialization=np.column_stack([spec, spec.mean(axis=1)]).ravel())
 
 # %% ../nbs/08_specialization.ipynb #47e5af04
-CHANCE_CORRECTED = ('bottleneck', 'correlation', 'cka')  # metrics for which 1 is the best that anyone can reach alone
+CHANCE_CORRECTED = ('bottleneck', 'cka')  # metrics from a floor, the untrained value, up to 1
 
 def chance_corrected(
     table:pd.DataFrame, # Metrics table with the untrained counterpart of every trained network

@@ -100,7 +100,8 @@ def seal(
     "Check that the run is the one asked for, and take the executed notebook into its manifest"
     manifest = read_manifest(folder)
     if manifest['config'] != asdict(config):
-        raise ResultError(f'the notebook computed {manifest["config"]} where {asdict(config)} was asked for; is its parameters cell tagged?')
+        raise ResultError(f'the notebook computed {manifest["config"]} where {asdict(config)} was asked for; '
+                          'is its parameters cell tagged?')
     write_manifest(folder, {name: value for name, value in manifest.items() if name != 'files'}, RUN_FILES[:-1])
 
 # %% ../nbs/12_sweep.ipynb #3e819e51
@@ -176,11 +177,13 @@ def load_config(
     try:
         known(values, [f.name for f in fields(SweepConfig)], 'setting')
         listed = values.get('sparsities')
-        if not isinstance(listed, list) or not listed: raise ValueError(f'sparsities must be a list of numbers, got {listed!r}')
+        if not isinstance(listed, list) or not listed:
+            raise ValueError(f'sparsities must be a list of numbers, got {listed!r}')
         parameters = make_parameters(values.get('parameters') or {})
         sweep = SweepConfig(**values | {'sparsities': tuple(listed), 'parameters': parameters})
         counts = [run.n_connections for run in sweep.runs().values()]
-        if len(set(counts)) < len(listed): raise ValueError(f'sparsities must give distinct numbers of connections, got {counts}')
+        if len(set(counts)) < len(listed):
+            raise ValueError(f'sparsities must give distinct numbers of connections, got {counts}')
     except (ValueError, TypeError, AttributeError) as error:
         hint = '; in YAML write 1.0e-4, not 1e-4' if "'" in str(error) and 'sparsity' in str(error) else ''
         raise ValueError(f'{path}: {error}{hint}') from error
@@ -193,9 +196,9 @@ def snakemake_command(
     cores:int, # Runs at the same time
 )->list[str]:
     "The command line that computes a sweep"
-    return [sys.executable, '-m', 'snakemake', '--snakefile', str(repository() / 'workflow' / 'Snakefile'), '--cores', str(cores),
-            '--keep-going', '--retries', '1', '--rerun-incomplete', '--rerun-triggers', 'mtime', 'input',
-            '--config', f'sweep={config}', f'results={results}']
+    return [sys.executable, '-m', 'snakemake', '--snakefile', str(repository() / 'workflow' / 'Snakefile'),
+            '--cores', str(cores), '--keep-going', '--retries', '1', '--rerun-incomplete',
+            '--rerun-triggers', 'mtime', 'input', '--config', f'sweep={config}', f'results={results}']
 
 def run_sweep(
     config:str|Path, # The sweep's YAML file
@@ -207,14 +210,15 @@ def run_sweep(
     folders = {results / 'runs' / name: run for name, run in sweep.runs().items()}
     load_dataset(sweep.dataset)
     for folder, run in folders.items(): is_finished(folder, run)
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')])
+    command = snakemake_command(config, results, cores or os.cpu_count())
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]) # finds `modspec` and `snakemake`
     log = results / 'sweep.log'
     with open(log, 'w') as output, sweep_progress(list(folders), str(results)):
-        code = subprocess.run(snakemake_command(config, results, cores or os.cpu_count()), stdout=output, stderr=subprocess.STDOUT,
-                              stdin=subprocess.DEVNULL, env=os.environ | {'PATH': path}).returncode
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                              env=os.environ | {'PATH': path}).returncode
     if code:
         bad = [folder.name for folder in folders if not (folder / 'manifest.json').exists()]
-        raise RunFailed(f'{len(bad)} of {len(folders)} runs did not finish ({", ".join(bad)}); see {log} and {results / "logs"}')
+        raise RunFailed(f'{len(bad)} of {len(folders)} runs did not finish ({", ".join(bad)}); see {log} and {log.parent}/logs')
     return results
 
 # %% ../nbs/12_sweep.ipynb #e772bbfe
@@ -248,10 +252,12 @@ def collect_sweep(
     sweep, results = load_config(config), Path(results)
     folders = {results / 'runs' / name: run for name, run in sweep.runs().items()}
     for folder, run in folders.items():
-        if read_manifest(folder)['config'] != asdict(run): raise ResultError(f'{folder} is a run of another configuration than {config}')
+        if read_manifest(folder)['config'] != asdict(run):
+            raise ResultError(f'{folder} is a run of another configuration than {config}')
     (results / 'manifest.json').unlink(missing_ok=True)
     for name in ('metrics', 'history'):
-        with written_whole(results / f'{name}.parquet') as temporary: collect(list(folders), name).to_parquet(temporary, index=False)
+        table = collect(list(folders), name)
+        with written_whole(results / f'{name}.parquet') as temporary: table.to_parquet(temporary, index=False)
     seconds = {folder.name: read_manifest(folder, verify=False)['seconds'] for folder in folders}
     write_manifest(results, dict(config=asdict(sweep), runs=list(sweep.runs()), seconds=seconds), TABLES)
     return results

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from .data import TASKS, Dataset, Digits, as_inputs, default_n_pairs, draw_pairs, generators, held_out_pairs
 from .deep_r import DeepR, connection_rate
-from .network import Architecture, Ensemble, decide, final_state, init_ensemble, input_drive, readouts
+from .network import Architecture, Ensemble, decide, final_state, input_drive, readouts
 
 # %% ../nbs/04_training.ipynb #31afe96a
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ class Parameters:
 
 # %% ../nbs/04_training.ipynb #911f5b0a
 RANGES = { # name: (least, most, is the least itself allowed?); whole numbers are those declared as int
-    'n_hidden': (1, 10_000, True), 'n_subnetworks': (2, 10, True), 'n_bottleneck': (1, 10_000, True), 'n_steps': (1, 1000, True),
-    'epochs': (1, 10_000, True), 'bottleneck_epochs': (1, 10_000, True), 'readout_epochs': (1, 10_000, True), 'mask_epochs': (1, 10_000, True),
+    'n_hidden': (1, 10_000, True), 'n_subnetworks': (2, 10, True), 'n_bottleneck': (1, 10_000, True),
+    'n_steps': (1, 1000, True), 'epochs': (1, 10_000, True), 'bottleneck_epochs': (1, 10_000, True),
+    'readout_epochs': (1, 10_000, True), 'mask_epochs': (1, 10_000, True),
     'batch_size': (1, 1_000_000, True), 'mask_batch_size': (1, 1_000_000, True), 'n_pairs': (0, 100_000_000, True),
     'lr': (0, 1e9, False), 'connection_lr_sparse': (0, 1e9, False), 'connection_lr_dense': (0, 1e9, False),
     'readout_lr': (0, 1e9, False), 'mask_lr': (0, 1e9, False), 'decay': (0, 1, False), 'connection_decay': (0, 1, False),
@@ -88,7 +89,7 @@ def batch_loss(
 def gather_batch(
     digits:Digits, # Images and labels
     index:Tensor, # Images of the batch, shape (networks or 1, sub-networks, pairs)
-)->tuple[Tensor, Tensor]: # Inputs (networks or 1, sub-networks, pairs, pixels), and digits (networks or 1, pairs, sub-networks)
+)->tuple[Tensor, Tensor]: # Inputs (..., sub-networks, pairs, pixels) and digits (..., pairs, sub-networks)
     "Bytes become numbers only for the batch at hand"
     images = as_inputs(digits.images.index_select(0, index.flatten()))
     return images.view(*index.shape, -1), digits.labels[index].transpose(1, 2)
@@ -174,7 +175,8 @@ def make_optimizers(
     dense = [w for name, w in ensemble.weights.items() if name != 'W_sparse']
     bounds = parameters.connection_lr_sparse, parameters.connection_lr_dense
     rates = [connection_rate(p, ensemble.architecture.n_hidden, bounds=bounds) for p in ensemble.sparsities]
-    deep_r = DeepR(ensemble.weights['W_sparse'], rates, seeds=ensemble.seeds, walk=parameters.walk, l1=parameters.l1, rewire=rewire)
+    deep_r = DeepR(ensemble.weights['W_sparse'], rates, seeds=ensemble.seeds, walk=parameters.walk, l1=parameters.l1,
+                   rewire=rewire)
     return Adadelta(dense, parameters.lr), deep_r
 
 # %% ../nbs/04_training.ipynb #b25067c4
@@ -192,17 +194,16 @@ def train(
     streams = generators(ensemble.seeds, 'training pairs')
     n_pairs = parameters.n_pairs or default_n_pairs(len(dataset.train))
     epochs = parameters.bottleneck_epochs if ensemble.architecture.n_bottleneck else parameters.epochs
-    own_bar = tqdm(total=n_training_steps(dataset, ensemble.architecture, parameters), desc='training', disable=bar is not None)
     history = []
-    with own_bar:
-        for epoch in range(1, epochs + 1):
-            pairs = epoch_pairs(dataset.train.labels, n_pairs, streams, ensemble.architecture.n_subnetworks)
-            loss, accuracy = train_epoch(trained, dataset.train, pairs, parameters, optimizer, deep_r, epoch, bar or own_bar)
-            history += [dict(architecture=ensemble.architecture.name, seed=seed, n_connections=k, epoch=epoch, loss=l, accuracy=a)
-                        for seed, k, l, a in zip(ensemble.seeds, ensemble.n_connections, loss.tolist(), accuracy.tolist())]
-            optimizer.lr *= parameters.decay
-            deep_r.decay(parameters.connection_decay)
-    return trained.detached(), pd.DataFrame(history)
+    if bar is None: bar = tqdm(total=n_training_steps(dataset, ensemble.architecture, parameters), desc='training')
+    for epoch in range(1, epochs + 1):
+        pairs = epoch_pairs(dataset.train.labels, n_pairs, streams, ensemble.architecture.n_subnetworks)
+        loss, accuracy = train_epoch(trained, dataset.train, pairs, parameters, optimizer, deep_r, epoch, bar)
+        history.append(pd.DataFrame(dict(architecture=ensemble.architecture.name, seed=ensemble.seeds, epoch=epoch,
+                                         n_connections=ensemble.n_connections, loss=loss.tolist(), accuracy=accuracy.tolist())))
+        optimizer.lr *= parameters.decay
+        deep_r.decay(parameters.connection_decay)
+    return trained.detached(), pd.concat(history, ignore_index=True)
 
 # %% ../nbs/04_training.ipynb #3367ed5d
 def train_epoch(
@@ -248,7 +249,8 @@ def evaluate(
     right, decided, weights = 0, 0, ensemble.weights
     for index in pairs[None].split(500, dim=2):
         x, shown = gather_batch(digits, index)
-        output, winner = decide(readouts(weights, final_state(weights, input_drive(weights, x), ensemble.architecture.n_steps)))
+        h = final_state(weights, input_drive(weights, x), ensemble.architecture.n_steps)
+        output, winner = decide(readouts(weights, h))
         right = right + (output.argmax(1) == TASKS[task](shown)).sum(1)
         decided = decided + F.one_hot(winner, S).sum(1)
     return right / pairs.shape[1], decided / pairs.shape[1]

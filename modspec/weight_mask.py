@@ -8,7 +8,6 @@ __all__ = ['scored_names', 'flatten_scored', 'unflatten_scored', 'top_mask', 'ma
 
 # %% ../nbs/06_weight_mask.ipynb #fdefecb5
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -123,8 +122,8 @@ def weight_mask_metric(
     dataset:Dataset, # Data on the same device
     parameters:Parameters=Parameters(), # How to train the masks
     *, bar:tqdm|None=None, # Advanced by one per step
-)->dict[str, Tensor]: # 'weight_mask': M(n, k) (networks, sub-networks, sub-tasks); 'weight_mask_accuracy': (networks, 1, sub-tasks)
-    "Share of a sub-task's mask that lies in each sub-network, and what the masks reach (paper, section Weight mask metric)"
+)->dict[str, Tensor]: # 'weight_mask': M(n, k), and 'weight_mask_accuracy' of shape (networks, 1, sub-tasks)
+    "Share of a sub-task's mask in each sub-network, and what the masks reach (paper, section Weight mask metric)"
     masks = train_masks(ensemble, dataset, parameters, bar=bar)
     share = masks.sum(3) / masks.sum((2, 3))[..., None]
     return {'weight_mask': share.transpose(1, 2), 'weight_mask_accuracy': mask_accuracy(ensemble, dataset, masks)[:, None]}

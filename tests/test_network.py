@@ -150,7 +150,7 @@ def test_every_count_can_be_asked_for(N, choice):
     assert connection_count(k / N**2, N) == k
 
 
-@pytest.mark.parametrize('sparsity', [0, 0., -.1, .99e-4, 1.0001, 2, math.nan, math.inf, -math.inf, '0.1', True, None, 1j])
+@pytest.mark.parametrize('sparsity', [0, 0., -.1, .99e-4, 1.0001, 2, math.nan, math.inf, -math.inf, '0.1', True, None])
 def test_bad_sparsity(sparsity):
     with pytest.raises(ValueError, match=r'sparsity must be a number in \[1/N\^2, 1\] = \[0.0001, 1\], got ') as error:
         connection_count(sparsity)

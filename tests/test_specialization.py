@@ -86,7 +86,7 @@ def test_shape(shape):
 def random_table(size=2, seeds=3, rng=None):
     rng = rng or np.random.default_rng(0)
     return pd.concat([rows(rng.uniform(.1, 1, (size, size)), metric=metric, seed=seed, trained=trained, sparsity=p)
-                      for metric in ('correlation', 'weight_mask') for seed in range(seeds)
+                      for metric in ('cka', 'correlation', 'weight_mask') for seed in range(seeds)
                       for trained in (True, False) for p in (1e-4, .01, 1.)], ignore_index=True)
 
 
@@ -94,7 +94,7 @@ def random_table(size=2, seeds=3, rng=None):
 def test_table_equals_array(size):
     table = random_table(size)
     spec = specialization(table.sample(frac=1, random_state=0))  # any order of rows
-    assert len(spec) == 2 * 3 * 2 * 3 * (size + 1)
+    assert len(spec) == 3 * 3 * 2 * 3 * (size + 1)
     assert list(spec.columns) == ['dataset', 'architecture', 'sparsity', 'n_connections', 'q', 'seed', 'trained',
                                   'metric', 'subnetwork', 'specialization']
     assert spec['subnetwork'].dtype == 'Int64'
@@ -182,9 +182,10 @@ def test_correction_matches_its_own_network(m):
         assert row.value == pytest.approx(np.clip((got - base) / (1 - base), 0, 1))
 
 
-def test_correction_leaves_shares_out():
+def test_correction_leaves_out_what_has_no_floor():
     table = random_table()
-    assert set(chance_corrected(table)['metric']) == {'correlation'}
+    assert set(chance_corrected(table)['metric']) == {'cka'}
+    assert set(chance_corrected(table, metrics=['correlation'])['metric']) == {'correlation'}
     with pytest.raises(ValueError, match='none of .*weight_mask'):
         chance_corrected(table[table['metric'] == 'weight_mask'])
 
@@ -222,7 +223,7 @@ def test_summary_of_a_point_ignores_the_others():
     whole = summarize(spec, 'specialization', by, n_resamples=200)
     alone = summarize(spec[spec['metric'] == 'weight_mask'], 'specialization', by, n_resamples=200)
     pd.testing.assert_frame_equal(whole[whole['metric'] == 'weight_mask'].reset_index(drop=True), alone)
-    assert (whole['n'] == 4).all() and whole['subnetwork'].isna().sum() == 12
+    assert (whole['n'] == 4).all() and whole['subnetwork'].isna().sum() == 18
     assert (whole.dtypes[by] == spec.dtypes[by]).all()
 
 

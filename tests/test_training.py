@@ -1,0 +1,393 @@
+"""Optimizers against PyTorch's, gradients against a plain network, stacks against networks alone, bad parameters"""
+import io
+import itertools
+import math
+from dataclasses import FrozenInstanceError, fields, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_network import lively, one, plain_network
+from tqdm import tqdm
+
+from modspec import training
+from modspec.data import TASKS, admissible, draw_pairs, generators, held_out_pairs, load_dataset
+from modspec.deep_r import DeepR
+from modspec.network import Architecture, decide, final_state, init_ensemble, input_drive, readouts
+from modspec.training import (
+    RANGES,
+    Adadelta,
+    NonFiniteLoss,
+    Parameters,
+    batch_loss,
+    batches,
+    check_finite,
+    epoch_pairs,
+    evaluate,
+    gather_batch,
+    n_training_steps,
+    train,
+)
+
+DIGITS = load_dataset('digits')
+SMALL = Architecture(n_pixels=64, n_hidden=8)
+SHORT = Parameters(epochs=2, bottleneck_epochs=2, n_pairs=160, batch_size=16)
+
+
+def small(seeds=(10, 11, 12), sparsity=(1 / 64, .25, 1.), B=0):
+    "Three small networks"
+    return init_ensemble(replace(SMALL, n_bottleneck=B), list(seeds), list(sparsity))
+
+
+def silent(total=0):
+    "A progress bar that shows nothing"
+    return tqdm(total=total, disable=True)
+
+
+def same(first, second):
+    return all(torch.equal(w, second.weights[name]) for name, w in first.weights.items())
+
+
+# optimizers
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.lists(st.integers(1, 4), max_size=3), min_size=1, max_size=4), st.integers(0, 99),
+       st.sampled_from([.01, .5, 1.]), st.sampled_from([1e-6, 1., 1e6]))
+def test_adadelta_is_torchs(shapes, seed, lr, scale):
+    "Tensors of any shapes, which share the buffers, and a rate that changes on the way"
+    g, = generators([seed], 'adadelta')
+    ours = [torch.randn(shape, generator=g) for shape in shapes]
+    theirs = [w.clone().requires_grad_() for w in ours]
+    optimizer, reference = Adadelta(ours, lr), torch.optim.Adadelta(theirs, lr=lr)
+    for step in range(20):
+        if step == 10: optimizer.lr = reference.param_groups[0]['lr'] = lr / 10
+        for w, v in zip(ours, theirs):
+            w.grad = scale * torch.randn(w.shape, generator=g)
+            v.grad = w.grad.clone()
+        optimizer.step()
+        reference.step()
+        for w, v in zip(ours, theirs):
+            assert w.grad is None
+            torch.testing.assert_close(w, v.detach(), rtol=1e-5, atol=1e-6)
+
+
+def recorded(monkeypatch, owner, what):
+    "Record `what(self)` at every step of an optimizer"
+    record, step = [], owner.step
+    def spy(self):
+        record.append(what(self))
+        step(self)
+    monkeypatch.setattr(owner, 'step', spy)
+    return record
+
+
+def test_rates_of_the_paper(monkeypatch):
+    "0.5 for the sub-networks, 0.1 to 0.01 for the interconnections, lowered by 0.9 and 0.95 after each epoch"
+    dense = recorded(monkeypatch, Adadelta, lambda o: o.lr)
+    sparse = recorded(monkeypatch, DeepR, lambda o: o.lr.flatten().tolist())
+    train(small(sparsity=[1 / 64, 1 / 8, 1.]), DIGITS, replace(SHORT, epochs=3, batch_size=80))
+    assert dense == pytest.approx([.5, .5, .45, .45, .405, .405])
+    for epoch, rates in enumerate(sparse[::2]):
+        assert rates == pytest.approx([.95**epoch * rate for rate in (.1, 10**-1.5, .01)])
+
+
+# gradients
+
+def plain_loss(w, x, shown, n_steps, task):
+    "Cross-entropy of the deciding read-out, pair by pair"
+    loss = 0.
+    for images, digits in zip(x.transpose(0, 1), shown):
+        r = plain_network(w, images, n_steps)[1]
+        mu = max(range(len(r)), key=lambda n: r[n].max().item())
+        loss = loss - r[mu].log_softmax(0)[task(digits)]
+    return loss / len(shown)
+
+
+@pytest.mark.parametrize(('S', 'B', 'task'),
+                         [(2, 0, 'parity'), (2, 3, 'parity_sentence'), (3, 0, 'parity'), (3, 2, 'parity')])
+def test_gradients_are_the_plain_networks(S, B, task):
+    architecture = Architecture(n_pixels=64, n_hidden=6, n_subnetworks=S, n_bottleneck=B)
+    ensemble = lively(architecture, [0, 1, 2], [1 / 36, .5, 1.], gain=4.)
+    weights = {name: w.requires_grad_() for name, w in ensemble.weights.items()}
+    index = epoch_pairs(DIGITS.train.labels, 8, generators([0, 1, 2], 'pairs'), S)
+    x, shown = gather_batch(DIGITS.train, index)
+    loss, accuracy = batch_loss(readouts(weights, final_state(weights, input_drive(weights, x))), TASKS[task](shown))
+    loss.sum().backward()
+    for k in range(3):
+        plain = {name: w.detach().requires_grad_() for name, w in one(weights, k).items()}
+        expected = plain_loss(plain, x[k].double(), shown[k], 5, TASKS[task])
+        expected.backward()
+        assert loss[k].item() == pytest.approx(expected.item(), rel=1e-5)
+        for name, w in plain.items():
+            torch.testing.assert_close(weights[name].grad[k].double(), w.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_loss_of_the_winner_alone():
+    "Accuracy and cross-entropy of the deciding read-out; the other one receives no gradient"
+    r = torch.randn(3, 2, 10, 40, generator=generators([0], 'r')[0]).requires_grad_()
+    target = torch.randint(10, (3, 40), generator=generators([0], 't')[0])
+    loss, accuracy = batch_loss(r, target)
+    winner = decide(r)[1]
+    loss.sum().backward()
+    for k in range(3):
+        says = torch.stack([r[k, winner[k, i], :, i] for i in range(40)])
+        assert loss[k].item() == pytest.approx(F.cross_entropy(says, target[k]).item(), rel=1e-5)
+        assert accuracy[k].item() == pytest.approx((says.argmax(1) == target[k]).float().mean().item())
+        for i, mu in enumerate(winner[k]):
+            assert not r.grad[k, 1 - mu, :, i].any() and r.grad[k, mu, :, i].any()
+
+
+# batches
+
+@given(st.integers(1, 200), st.integers(1, 70), st.integers(1, 5))
+def test_batches(n_pairs, batch_size, epochs):
+    "Equal parts in order; a remainder is dropped unless it is all there is; as many as the progress bar expects"
+    pairs = torch.arange(n_pairs).expand(2, 3, -1)
+    parts = list(batches(pairs, batch_size))
+    kept = torch.cat(parts, 2)
+    assert torch.equal(kept, pairs[..., :kept.shape[2]]) and n_pairs - kept.shape[2] < batch_size
+    assert {part.shape[2] for part in parts} == {min(batch_size, n_pairs)}
+    parameters = Parameters(n_pairs=n_pairs, batch_size=batch_size, epochs=epochs, bottleneck_epochs=epochs + 1)
+    assert n_training_steps(DIGITS, SMALL, parameters) == epochs * len(parts)
+    assert n_training_steps(DIGITS, replace(SMALL, n_bottleneck=2), parameters) == (epochs + 1) * len(parts)
+
+
+def test_pairs_of_an_epoch():
+    "Admissible, each network's own, and new in every epoch"
+    labels, streams = DIGITS.train.labels, generators([4, 5], 'pairs')
+    first, second = (epoch_pairs(labels, 50, streams) for _ in range(2))
+    assert first.shape == (2, 2, 50) and admissible(labels[first].transpose(1, 2)).all()
+    assert torch.equal(first[1:], epoch_pairs(labels, 50, generators([5], 'pairs')))
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first, second)
+
+
+def test_batch_is_what_the_index_says():
+    index = torch.tensor([[[3, 5], [7, 1]], [[0, 0], [2, 9]]])
+    x, shown = gather_batch(DIGITS.train, index)
+    for k, n, i in np.ndindex(2, 2, 2):
+        assert torch.equal(x[k, n, i] * 255, DIGITS.train.images[index[k, n, i]].float())
+        assert shown[k, i, n] == DIGITS.train.labels[index[k, n, i]]
+
+
+# training
+
+@pytest.mark.parametrize('B', [0, 3])
+def test_alone_as_in_the_stack(B):
+    "Within 1e-4 after 20 steps, with the same places of interconnections: batched products may add in another order"
+    stacked, history = train(small(B=B), DIGITS, SHORT)
+    for k in range(3):
+        alone, alone_history = train(small(B=B)[k], DIGITS, SHORT)
+        for name, w in alone.weights.items():
+            torch.testing.assert_close(w, stacked.weights[name][k:k + 1], rtol=0, atol=1e-4, msg=name)
+        assert torch.equal(alone.weights['W_sparse'] != 0, stacked.weights['W_sparse'][k:k + 1] != 0)
+        numbers = [table[['loss', 'accuracy']] for table in (alone_history, history[history.seed == 10 + k])]
+        np.testing.assert_allclose(*numbers, rtol=0, atol=1e-4)
+
+
+def test_same_seed_same_bits():
+    "Whatever the state of the global generator, which is left as it was"
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, history = train(small(), DIGITS, SHORT)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    second, again = train(small(), DIGITS, SHORT)
+    assert same(first, second) and history.equals(again)
+    other, _ = train(small(seeds=(20, 21, 22)), DIGITS, SHORT)
+    assert not any(torch.equal(w, other.weights[name]) for name, w in first.weights.items())
+
+
+def test_untrained_networks_stay_as_they_are():
+    untrained, fresh = small(), small()
+    images, labels = DIGITS.train.images.clone(), DIGITS.train.labels.clone()
+    trained, _ = train(untrained, DIGITS, SHORT)
+    assert same(untrained, fresh)
+    assert torch.equal(images, DIGITS.train.images) and torch.equal(labels, DIGITS.train.labels)
+    for w in (*untrained.weights.values(), *trained.weights.values()): assert not w.requires_grad and w.grad is None
+    assert (trained.seeds, trained.n_connections, trained.architecture) == (fresh.seeds, fresh.n_connections, SMALL)
+    for name, w in trained.weights.items(): assert not torch.equal(w, untrained.weights[name]), name
+
+
+@pytest.mark.parametrize('rewire', [True, False])
+def test_interconnections_after_training(rewire):
+    before = small()
+    after, _ = train(before, DIGITS, replace(SHORT, connection_lr_sparse=1., connection_lr_dense=1.), rewire=rewire)
+    there = [ensemble.weights['W_sparse'] != 0 for ensemble in (before, after)]
+    assert there[1].sum((2, 3)).tolist() == [[1, 1], [16, 16], [64, 64]]
+    assert torch.equal(*there) != rewire
+
+
+def test_learning():
+    "Loss falls in every epoch, and held-out accuracy rises far above an untrained network's, in both architectures"
+    for B in (0, 5):
+        untrained = init_ensemble(Architecture(n_pixels=64, n_hidden=20, n_bottleneck=B), [0, 1], .1)
+        parameters = Parameters(epochs=4, bottleneck_epochs=4, n_pairs=3200, batch_size=32)
+        trained, history = train(untrained, DIGITS, parameters)
+        for _, network in history.groupby('seed'):
+            assert network.loss.is_monotonic_decreasing and network.loss.iloc[-1] < .8 * network.loss.iloc[0]
+            assert network.accuracy.iloc[-1] > network.accuracy.iloc[0] + .15
+        assert (evaluate(trained, DIGITS.test)[0] > evaluate(untrained, DIGITS.test)[0] + .2).all()
+
+
+@pytest.mark.parametrize(('B', 'name', 'epochs'), [(0, 'standard', 2), (3, 'bottleneck', 3)])
+def test_history(B, name, epochs):
+    "One row per epoch and network; at a vanishing rate, loss and accuracy are those of the untrained network"
+    tiny = dict(lr=1e-30, connection_lr_sparse=1e-30, connection_lr_dense=1e-30)
+    parameters = replace(SHORT, bottleneck_epochs=3, **tiny)
+    untrained = small(B=B)
+    _, history = train(untrained, DIGITS, parameters)
+    assert set(history) == {'architecture', 'seed', 'n_connections', 'epoch', 'loss', 'accuracy'}
+    assert len(history) == 3 * epochs and (history.architecture == name).all() and not history.isna().any(axis=None)
+    rows = history.set_index(['epoch', 'seed', 'n_connections'])[['loss', 'accuracy']]
+    streams, weights = generators(untrained.seeds, 'training pairs'), untrained.weights
+    for epoch in range(1, epochs + 1):
+        x, shown = gather_batch(DIGITS.train, epoch_pairs(DIGITS.train.labels, 160, streams))
+        r = readouts(weights, final_state(weights, input_drive(weights, x)))
+        for seed, k, loss, accuracy in zip((10, 11, 12), (1, 16, 64), *batch_loss(r, TASKS['parity'](shown))):
+            assert rows.loc[(epoch, seed, k)].tolist() == pytest.approx([loss.item(), accuracy.item()], rel=1e-4)
+
+
+def test_progress():
+    "A bar that is given advances by one per step, also one that shows nothing or knows no total"
+    bar = tqdm(total=20, file=io.StringIO())
+    train(small(), DIGITS, SHORT, bar=bar)
+    assert bar.n == n_training_steps(DIGITS, SMALL, SHORT) == 20
+    for total in (0, None): train(small(), DIGITS, SHORT, bar=silent(total))
+
+
+@pytest.mark.parametrize('changes', [dict(n_hidden=2), dict(n_steps=2), dict(n_subnetworks=3), dict(n_pairs=1),
+                                     dict(batch_size=1000), dict(batch_size=1, n_pairs=20), dict(walk=0), dict(l1=1)])
+def test_legal_corners(changes):
+    "Parameters that are accepted can be trained with"
+    parameters = replace(SHORT, **dict(n_hidden=8) | changes)
+    architecture = Architecture(64, parameters.n_hidden, parameters.n_subnetworks, n_steps=parameters.n_steps)
+    trained, history = train(init_ensemble(architecture, [0], 1.), DIGITS, parameters)
+    assert np.isfinite(history.loss).all() and all(w.isfinite().all() for w in trained.weights.values())
+
+
+@pytest.mark.parametrize('name', ['n_hidden', 'n_steps'])
+def test_least_sizes_can_be_trained(name):
+    "The smallest size that `Parameters` accepts"
+    test_legal_corners({name: RANGES[name][0]})
+
+
+# losses that are not finite
+
+def test_poisoned_network_is_named():
+    for value in (math.nan, math.inf):
+        ensemble = small()
+        ensemble.weights['W_hr'][1, 0, 3, 2] = value
+        with pytest.raises(NonFiniteLoss, match=r'network 1 \(seed 11\) became (nan|inf) in epoch 1, step 1;'):
+            train(ensemble, DIGITS, SHORT)
+
+
+def test_overflow_is_named():
+    ensemble = small()
+    for name in ('W_hr', 'b_hr'): ensemble.weights[name][2] *= 1e39
+    with pytest.raises(NonFiniteLoss, match=r'network 2 \(seed 12\) became (nan|inf) in epoch 1, step 1;'):
+        train(ensemble, DIGITS, SHORT)
+
+
+@pytest.mark.parametrize('step', [1, 49, 50, 51, 120])
+def test_epoch_and_step_are_named(monkeypatch, step):
+    "In the second epoch of 120 steps; training stops within 50 steps"
+    calls = itertools.count(1)
+    def poisoned(r, target):
+        loss, accuracy = batch_loss(r, target)
+        poisoned.calls = next(calls)
+        return (loss * torch.tensor([1., 1., math.inf]) if poisoned.calls >= 120 + step else loss), accuracy
+    monkeypatch.setattr(training, 'batch_loss', poisoned)
+    with pytest.raises(NonFiniteLoss, match=rf'network 2 \(seed 12\) became inf in epoch 2, step {step};'):
+        train(small(), DIGITS, replace(SHORT, n_pairs=240, batch_size=2))
+    assert poisoned.calls < 120 + step + 50
+
+
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(1, 99), st.data())
+def test_first_loss_that_is_not_finite(n_steps, n_networks, first_step, choice):
+    losses = torch.rand(n_steps, n_networks)
+    check_finite(losses, range(n_networks), 1, first_step)
+    step, network = choice.draw(st.integers(0, n_steps - 1)), choice.draw(st.integers(0, n_networks - 1))
+    losses[step:, network:] = choice.draw(st.sampled_from([math.nan, math.inf, -math.inf]))
+    message = rf'network {network} \(seed {network + 100}\) .* in epoch 7, step {first_step + step};'
+    with pytest.raises(NonFiniteLoss, match=message):
+        check_finite(losses, range(100, 100 + n_networks), 7, first_step)
+
+
+# the test set
+
+def test_evaluate_counts():
+    "Accuracy and shares of decisions, pair by pair, over more than one chunk"
+    ensemble = lively(SMALL, [0, 1], [1 / 64, 1.])
+    pairs = draw_pairs(DIGITS.test.labels, 620, generator=generators([0], 'pairs')[0])
+    right = {task: np.zeros(2) for task in TASKS}
+    decided = np.zeros((2, 2))
+    x, shown = gather_batch(DIGITS.test, pairs[None])
+    for k, i in np.ndindex(2, 620):
+        r = plain_network(one(ensemble.weights, k), x[0, :, i].double(), 5)[1]
+        mu = int(r[1].max() > r[0].max())
+        decided[k, mu] += 1
+        for task, target in TASKS.items(): right[task][k] += int(r[mu].argmax() == target(shown[0, i]))
+    for task in TASKS:
+        accuracy, share = evaluate(ensemble, DIGITS.test, pairs, task=task)
+        np.testing.assert_allclose(accuracy, right[task] / 620, atol=2 / 620)
+        np.testing.assert_allclose(share, decided / 620, atol=2 / 620)
+        torch.testing.assert_close(share.sum(1), torch.ones(2))
+    default = evaluate(ensemble, DIGITS.test)
+    assert torch.equal(default[0], evaluate(ensemble, DIGITS.test, held_out_pairs(DIGITS.test))[0])
+
+
+# parameters
+
+NUMBERS = [field for field in fields(Parameters) if field.name in RANGES]
+WHOLE = [field.name for field in NUMBERS if field.type in (int, 'int')]
+
+
+def test_every_number_has_a_range():
+    assert {field.name for field in fields(Parameters)} == {*RANGES, 'task'} and 'lr' not in WHOLE and 'epochs' in WHOLE
+    with pytest.raises(FrozenInstanceError): Parameters().lr = 1.
+
+
+odd = st.one_of(st.text(max_size=3), st.booleans(), st.none(), st.floats().map(str), st.integers().map(str),
+                st.sampled_from([math.nan, math.inf, -math.inf, 1j, (), [1], {}, np.True_, b'1', torch.ones(2)]))
+
+
+@given(st.sampled_from(NUMBERS), odd)
+def test_what_is_no_number_is_refused(field, value):
+    with pytest.raises(ValueError) as error: Parameters(**{field.name: value})
+    kind = 'a whole number' if field.name in WHOLE else 'a number'
+    assert str(error.value).startswith(f'{field.name} must be {kind} in ')
+    assert str(error.value).endswith(f'got {value!r}')
+
+
+@given(st.sampled_from(WHOLE), st.floats(allow_nan=True))
+def test_fractions_of_whole_numbers_are_refused(name, value):
+    "Also 5.0: it comes from a mistake"
+    with pytest.raises(ValueError, match=f'{name} must be a whole number'): Parameters(**{name: value})
+
+
+@given(st.sampled_from(NUMBERS), st.data())
+def test_range_of_every_number(field, choice):
+    least, most, closed = RANGES[field.name]
+    whole = st.integers(least, round(most))
+    value = choice.draw(whole if field.name in WHOLE else whole | st.floats(least, most))
+    if value == least and not closed:
+        with pytest.raises(ValueError, match=field.name): Parameters(**{field.name: value})
+    else: assert getattr(Parameters(**{field.name: value}), field.name) == value
+    for bad in (least - 1, -1 - abs(value), most * 1.01 if field.name not in WHOLE else most + 1):
+        with pytest.raises(ValueError, match=rf'{field.name} must be .* got {bad!r}'.replace('+', r'\+')):
+            Parameters(**{field.name: bad})
+
+
+@pytest.mark.parametrize('task', ['', 'Parity', 'sum', None, 3, ['parity'], True])
+def test_unknown_task(task):
+    with pytest.raises(ValueError, match=r"task must be one of \['parity', 'parity_sentence'\], got ") as error:
+        Parameters(task=task)
+    assert str(error.value).endswith(repr(task))
+
+
+def test_numbers_of_other_libraries():
+    "numpy's floats are numbers"
+    assert Parameters(lr=np.float32(.5)).lr == Parameters(lr=np.float64(.5)).lr == .5

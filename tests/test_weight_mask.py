@@ -1,0 +1,165 @@
+"""Masks keep exactly what they should, scores receive the straight-through gradient, masked networks are the plain ones"""
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_network import lively, one, plain_network
+
+from modspec import weight_mask
+from modspec.data import held_out_pairs, load_dataset
+from modspec.network import Architecture, final_state, input_drive, readouts
+from modspec.training import Parameters, batch_loss, gather_batch
+from modspec.weight_mask import (
+    flatten_scored,
+    mask_accuracy,
+    masked_readouts,
+    n_mask_steps,
+    scored_names,
+    top_mask,
+    train_masks,
+    unbiased_drive,
+    unflatten_scored,
+    weight_mask_metric,
+)
+
+DIGITS = load_dataset('digits')
+SHORT = Parameters(n_pairs=96, mask_batch_size=32)
+both = pytest.mark.parametrize(('B', 'S'), [(0, 2), (3, 2), (0, 3), (2, 3)])
+
+
+def some(B=0, S=2, N=5, gain=6.):
+    return lively(Architecture(64, n_hidden=N, n_subnetworks=S, n_bottleneck=B), [0, 1], [.2, 1.], gain)
+
+
+# masks
+
+@settings(deadline=None)
+@given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 40), st.floats(0, 1, exclude_min=True), st.integers(0, 99),
+       st.sampled_from([None, 0, 1]))
+def test_exact_number_is_kept(stack, S, P, fraction, seed, decimals):
+    "Those with the highest scores, also where scores are equal"
+    scores = torch.randn(stack, S, P, generator=torch.Generator().manual_seed(seed))
+    if decimals is not None: scores = scores.round(decimals=decimals)
+    mask = top_mask(scores, fraction)
+    assert mask.shape == scores.shape and mask.dtype == scores.dtype and set(mask.unique().tolist()) <= {0., 1.}
+    for one_mask, one_score in zip(mask, scores):
+        kept = max(1, round(fraction * S * P))
+        assert one_mask.sum() == kept
+        if kept < S * P: assert one_score[one_mask == 1].min() >= one_score[one_mask == 0].max()
+
+
+@both
+def test_flatten_and_back(B, S):
+    weights = some(B, S).weights
+    flat = flatten_scored(weights)
+    back = unflatten_scored(flat, weights)
+    assert set(weights) - set(back) == {'W_ih', 'b_ih', 'W_sparse'} and list(back) == scored_names(weights)
+    for name, w in back.items(): assert torch.equal(w, weights[name])
+    assert flat.shape[2] == sum(w[0, 0].numel() for w in back.values())
+    twice = torch.cat([flat, -flat])
+    assert torch.equal(flatten_scored(unflatten_scored(twice, weights)), twice)
+
+
+# masked networks
+
+@both
+def test_masked_networks_are_plain_networks(B, S):
+    "Every mask of every network against a plain network whose weights were set to 0 by hand"
+    ensemble, K = some(B, S), 3
+    weights = ensemble.weights
+    gates = (torch.rand(2 * K, S, flatten_scored(weights).shape[2], generator=torch.Generator().manual_seed(0)) < .5).float()
+    x = torch.rand(1, S, 4, 64, generator=torch.Generator().manual_seed(1))
+    r = masked_readouts(weights, unbiased_drive(weights, x), gates, n_steps=3)
+    parts = unflatten_scored(gates, weights)
+    for m, k, i in itertools.product(range(2), range(K), range(4)):
+        by_hand = {name: w * parts[name][m * K + k] if name in parts else w for name, w in one(weights, m).items()}
+        expected = torch.stack(plain_network(by_hand, x[0, :, i].double(), 3)[1])
+        torch.testing.assert_close(r[m * K + k, ..., i].double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_mask_that_keeps_everything_changes_nothing():
+    ensemble = some()
+    x = torch.rand(2, 2, 7, 64, generator=torch.Generator().manual_seed(1))
+    r = masked_readouts(ensemble.weights, unbiased_drive(ensemble.weights, x), torch.ones_like(flatten_scored(ensemble.weights)), 5)
+    unmasked = readouts(ensemble.weights, final_state(ensemble.weights, input_drive(ensemble.weights, x)))
+    torch.testing.assert_close(r, unmasked, rtol=1e-5, atol=1e-5)
+
+
+def test_accuracy_of_masks():
+    "Counted pair by pair for each sub-task"
+    ensemble = some(N=4)
+    masks = (torch.rand(2, 2, 2, flatten_scored(ensemble.weights).shape[2], generator=torch.Generator().manual_seed(0)) < .7).float()
+    accuracy = mask_accuracy(ensemble, DIGITS, masks)
+    pairs = held_out_pairs(DIGITS.test)
+    x, shown = gather_batch(DIGITS.test, pairs[None])
+    for m, k in itertools.product(range(2), range(2)):
+        parts = unflatten_scored(masks[m, k:k + 1], ensemble.weights)
+        masked = {name: w[m:m + 1] * parts.get(name, torch.ones(1)) for name, w in ensemble.weights.items()}
+        r = readouts(masked, final_state(masked, input_drive(masked, x)))
+        assert accuracy[m, k].item() == pytest.approx(batch_loss(r, shown[..., k])[1].item(), abs=2 / pairs.shape[1])
+
+
+# training masks
+
+def spied(monkeypatch):
+    "Record what goes into the masked networks, and what the optimizer receives"
+    calls, gradients, forward, SGD = [], [], masked_readouts, torch.optim.SGD
+    def spy(weights, drive, gates, n_steps):
+        calls.append((drive, gates.detach().clone()))
+        return forward(weights, drive, gates, n_steps)
+    class Spy(SGD):
+        def step(self):
+            gradients.append(self.param_groups[0]['params'][0].grad.clone())
+            super().step()
+    monkeypatch.setattr(weight_mask, 'masked_readouts', spy)
+    monkeypatch.setattr(torch.optim, 'SGD', Spy)
+    return calls, gradients
+
+
+@pytest.mark.parametrize('B', [0, 3])
+def test_straight_through_gradient(monkeypatch, B):
+    "A score receives theta dL/d(masked theta), kept or not; the forward pass sees the mask itself, exactly 0 and 1"
+    targets, loss_of = [], batch_loss
+    monkeypatch.setattr(weight_mask, 'batch_loss', lambda r, target: (targets.append(target), loss_of(r, target))[1])
+    calls, gradients = spied(monkeypatch)
+    ensemble = some(B)
+    train_masks(ensemble, DIGITS, Parameters(n_pairs=96, mask_batch_size=32, mask_fraction=.3))
+    assert len(calls) == len(gradients) == n_mask_steps(DIGITS, SHORT) == 3
+    theta = flatten_scored(ensemble.weights).repeat_interleave(2, 0)
+    for (drive, gates), gradient, target in zip(calls, gradients, targets):
+        assert set(gates.unique().tolist()) == {0., 1.}
+        assert (gates.sum((1, 2)) == round(.3 * theta[0].numel())).all()
+        masked = (theta * gates).requires_grad_()  # the masked weights as free variables of four networks
+        weights = unflatten_scored(masked, ensemble.weights)
+        weights['W_sparse'] = ensemble.weights['W_sparse'].repeat_interleave(2, 0)
+        h = final_state(weights, drive.repeat_interleave(2, 0) + weights['b_hh'][..., None], 5)
+        loss_of(readouts(weights, h), target)[0].sum().backward()
+        torch.testing.assert_close(gradient, theta * masked.grad, rtol=1e-4, atol=1e-7)
+        assert (gradient[gates == 0] != 0).any()
+
+
+@both
+def test_trained_masks(B, S):
+    "Exact numbers, one mask per sub-task, and shares that add up to 1"
+    ensemble = some(B, S)
+    parameters = Parameters(n_pairs=96, mask_batch_size=32, mask_fraction=.1)
+    masks = train_masks(ensemble, DIGITS, parameters)
+    P = flatten_scored(ensemble.weights).shape[2]
+    assert masks.shape == (2, S, S, P) and set(masks.unique().tolist()) == {0., 1.}
+    assert (masks.sum((2, 3)) == round(.1 * S * P)).all() and not torch.equal(masks[:, 0], masks[:, 1])
+    result = weight_mask_metric(ensemble, DIGITS, parameters)
+    M, accuracy = result['weight_mask'], result['weight_mask_accuracy']
+    torch.testing.assert_close(M.sum(1), torch.ones(2, S))
+    for m, n, k in itertools.product(range(2), range(S), range(S)):
+        assert M[m, n, k].item() == pytest.approx((masks[m, k, n].sum() / masks[m, k].sum()).item())
+    assert torch.equal(accuracy[:, 0], mask_accuracy(ensemble, DIGITS, masks)) and accuracy.shape == (2, 1, S)
+
+
+def test_training_helps_the_masks():
+    "Masks that were trained serve their sub-task better than those they started from"
+    ensemble = some(N=30, gain=3.)
+    start = train_masks(ensemble, DIGITS, Parameters(n_pairs=32, mask_batch_size=32, mask_lr=1e-30, mask_fraction=.5))
+    masks = train_masks(ensemble, DIGITS, Parameters(n_pairs=3200, mask_batch_size=32, mask_fraction=.5))
+    assert (mask_accuracy(ensemble, DIGITS, masks) > mask_accuracy(ensemble, DIGITS, start) + .2).all()
