@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MNIST_FILES', 'DOWNLOAD_HINT', 'LOADERS', 'TASKS', 'Digits', 'Dataset', 'embedded_digits', 'DatasetError',
            'data_root', 'check_mnist_file', 'load_mnist', 'download_mnist', 'load_dataset', 'admissible',
-           'parity_target', 'parity_sentence_target', 'generators', 'draw_pairs', 'default_n_pairs', 'as_inputs',
-           'held_out_pairs']
+           'parity_target', 'parity_sentence_target', 'generators', 'draw_pairs', 'check_labels', 'default_n_pairs',
+           'as_inputs', 'held_out_pairs']
 
 # %% ../nbs/01_data.ipynb #063e4a6b
 import hashlib, os, tempfile, zlib
@@ -81,7 +81,8 @@ def check_mnist_file(
     size, md5 = MNIST_FILES[path.name]
     magic = 0x803 if 'idx3' in path.name else 0x801
     if not path.is_file(): raise DatasetError(f'{path} is missing; {DOWNLOAD_HINT}')
-    content = path.read_bytes()
+    try: content = path.read_bytes()
+    except OSError as error: raise DatasetError(f'{path} cannot be read: {error.strerror}; {DOWNLOAD_HINT}') from error
     again = 'delete it and fetch it again'
     if len(content) != size: raise DatasetError(f'{path} holds {len(content):,} bytes, expected {size:,}; {again}')
     found = int.from_bytes(content[:4], 'big')
@@ -98,7 +99,7 @@ def load_mnist(
     "MNIST in torchvision's layout; `DatasetError` if a file is missing or damaged"
     root = Path(root or data_root())
     raw = root / 'MNIST' / 'raw'
-    if download and not raw.exists(): download_mnist(root)
+    if download and not all((raw / name).exists() for name in MNIST_FILES): download_mnist(root)
     def part(prefix):
         images = np.frombuffer(check_mnist_file(raw / f'{prefix}-images-idx3-ubyte'), np.uint8, offset=16)
         labels = np.frombuffer(check_mnist_file(raw / f'{prefix}-labels-idx1-ubyte'), np.uint8, offset=8)
@@ -111,14 +112,16 @@ def download_mnist(
 )->None:
     "Fetch MNIST with torchvision into `root`, whole or not at all"
     from torchvision.datasets import MNIST
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix='.mnist-') as temporary:
-        try:
+    raw = root / 'MNIST' / 'raw'
+    try:
+        raw.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix='.mnist-') as temporary:
             MNIST(temporary, download=True)
-            for name in MNIST_FILES: check_mnist_file(Path(temporary) / 'MNIST' / 'raw' / name)
-        except (OSError, RuntimeError) as error:
-            raise DatasetError(f'MNIST could not be downloaded to {root}: {error}') from error
-        os.replace(Path(temporary) / 'MNIST', root / 'MNIST')
+            fetched = [Path(temporary) / 'MNIST' / 'raw' / name for name in MNIST_FILES]
+            for path in fetched: check_mnist_file(path)
+            for path in fetched: os.replace(path, raw / path.name)
+    except (OSError, RuntimeError) as error:
+        raise DatasetError(f'MNIST could not be downloaded to {root}: {error}; {DOWNLOAD_HINT}') from error
 
 # %% ../nbs/01_data.ipynb #d1ce01ae
 LOADERS = {'digits': lambda root, download: embedded_digits(), 'mnist': lambda root, download: load_mnist(root, download=download)}
@@ -177,6 +180,7 @@ def draw_pairs(
 )->Tensor: # Indices of images, shape (sub-networks, pairs)
     "Admissible pairs of images; each pass over the images uses every image once per sub-network"
     if n_pairs < 1: raise ValueError(f'n_pairs must be at least 1, got {n_pairs!r}')
+    check_labels(labels, n_subnetworks)
     found, n_found = [], 0
     while n_found < n_pairs:
         shuffled = torch.stack([torch.randperm(len(labels), generator=generator) for _ in range(n_subnetworks)])
@@ -184,12 +188,22 @@ def draw_pairs(
         n_found += found[-1].shape[1]
     return torch.cat(found, 1)[:, :n_pairs]
 
+def check_labels(
+    labels:Tensor, # Labels of the images to draw from, shape (images,)
+    n_subnetworks:int=2, # Images per pair
+)->None:
+    "`ValueError` if no admissible pair can be made of these labels"
+    classes = labels.unique()
+    neighbors = admissible(torch.cartesian_prod(classes, classes).view(len(classes), len(classes), 2)).double()
+    if not torch.linalg.matrix_power(neighbors, n_subnetworks - 1).any():
+        raise ValueError(f'no admissible pair can be made of digits {classes.tolist()}; more classes are needed')
+
 def default_n_pairs(
     n_images:int, # Images to draw from
     least:int=16_000, # At least so many pairs
 )->int:
-    "Pairs in one epoch: what one pass over the images yields on average, four for five images; more if those are few"
-    return max(least, n_images * 4 // 5)
+    "Pairs in one epoch: as many as there are images; more if those are few"
+    return max(least, n_images)
 
 # %% ../nbs/01_data.ipynb #789e7802
 def as_inputs(

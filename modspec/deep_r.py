@@ -89,7 +89,7 @@ class DeepR:
         self.phi, self.sign = split_signs(W, generators=generators(seeds, 'signs', device=W.device))
         self.active = (self.phi > 0).to(W)
         self.lr = torch.tensor(lr, device=W.device).view(-1, 1, 1, 1)
-        density = self.active.mean((1, 2, 3), keepdim=True)
+        density = self.active.sum((1, 2, 3), keepdim=True) / self.active[0].numel()
         self.walk = walk * self.lr * (1 - density)
         self.adam = ConnectionAdam(W, self.lr)
         self.generators = generators(seeds, 'walk', device=W.device)

@@ -260,4 +260,4 @@ def draw_image(
     side = int(len(image) ** 0.5)
     x, y = center
     ax.plot([x, x], [y + 0.6, -1.12], color='0.5', lw=1)
-    ax.imshow(image.view(side, side), cmap='gray_r', extent=(x - 0.5, x + 0.5, y - 0.5, y + 0.5), zorder=1)
+    ax.imshow(image.view(side, side).numpy(), cmap='gray_r', extent=(x - 0.5, x + 0.5, y - 0.5, y + 0.5), zorder=1)

@@ -37,7 +37,7 @@ class Parameters:
     decay:float=0.9 # Factor on `lr` after each epoch (Table 1's "betas", as we read it)
     connection_decay:float=0.95 # Factor on Adam's rate after each epoch (Table 1's "betas", as we read it)
     batch_size:int=64 # Pairs per batch (ours)
-    n_pairs:int=0 # Pairs per epoch (ours); 0: `data.default_n_pairs`
+    n_pairs:int=0 # Pairs per epoch (ours); 0: as many as images, see `data.default_n_pairs`
     walk:float=0.1 # Deep-R's random walk, in learning rates, annealed by 1 - p (ours)
     l1:float=0.0 # Deep-R's pull towards 0, in learning rates (ours)
     task:str='parity' # The main task, one of `data.TASKS`

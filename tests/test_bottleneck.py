@@ -18,7 +18,7 @@ from modspec.bottleneck import (
 )
 from modspec.data import draw_pairs, generators, load_dataset
 from modspec.network import Architecture, init_ensemble
-from modspec.training import NonFiniteLoss, Parameters, epoch_pairs
+from modspec.training import Adadelta, NonFiniteLoss, Parameters, epoch_pairs
 
 DIGITS = load_dataset('digits')
 sizes = st.tuples(*(st.integers(1, 3) for _ in range(3)), st.integers(2, 5), st.integers(1, 4), st.integers(1, 6))
@@ -109,6 +109,15 @@ def test_readouts_start_afresh():
         assert w.abs().max() <= .1 and w.std() == pytest.approx(.2 / 12**.5, rel=.1) and abs(w.mean()) < .02
         assert len(w.flatten(3).flatten(0, 2).unique(dim=0)) == 16
     assert W.shape == (4, 2, 2, 10, 50) and b.shape == (4, 2, 2, 10, 1)
+
+
+def test_rate_of_the_paper(monkeypatch):
+    "0.5, lowered by 0.9 after each epoch"
+    rates, step = [], Adadelta.step
+    monkeypatch.setattr(Adadelta, 'step', lambda self: (rates.append(self.lr), step(self)))
+    shown = torch.zeros(1, 128, 2, dtype=torch.long)
+    retrain_readouts(torch.zeros(1, 2, 5, 128), shown, Parameters(readout_epochs=3), seeds=(0,))
+    assert rates == pytest.approx([.5, .5, .45, .45, .405, .405])
 
 
 def test_states_that_are_not_finite():

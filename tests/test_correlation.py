@@ -56,7 +56,8 @@ def test_invariances_of_correlation(classes, N, seed, scale, shift):
     h = normal(1, 1, N, len(classes), seed=seed).double()
     value = mean_correlation(standardize(h), classes, 5)
     units, examples = (torch.randperm(n, generator=torch.Generator().manual_seed(seed)) for n in (N, len(classes)))
-    for other, labels in ((scale * h + shift, classes), (h[:, :, units], classes), (h[..., examples], classes[examples])):
+    others = [(scale * h + shift, classes), (h[:, :, units], classes), (h[..., examples], classes[examples])]
+    for other, labels in others:
         torch.testing.assert_close(mean_correlation(standardize(other), labels, 5), value, rtol=0, atol=1e-9)
     torch.testing.assert_close(mean_correlation(standardize(h), 4 - classes, 5), value, rtol=0, atol=1e-9)
 
@@ -82,7 +83,7 @@ def test_states_without_correlation(state):
 
 def test_dead_sub_network():
     ensemble = init_ensemble(Architecture(64, n_hidden=6), [0, 1], 1 / 36)
-    for name, w in ensemble.weights.items(): w[1, 0] = 0.
+    for w in ensemble.weights.values(): w[1, 0] = 0.
     with pytest.raises(ValueError, match='network 1, sub-network 0: '): correlation_metric(ensemble, DIGITS)
 
 
@@ -123,7 +124,7 @@ def gram_cka(X, Y):
 
 
 @settings(deadline=None)
-@given(st.integers(3, 12), st.integers(1, 6), st.integers(1, 6), st.integers(0, 99), st.floats(.01, 100), st.floats(-9, 9))
+@given(st.integers(3, 12), *[st.integers(1, 6)] * 2, st.integers(0, 99), st.floats(.01, 100), st.floats(-9, 9))
 def test_cka(n, units_x, units_y, seed, scale, shift):
     "In [0, 1], equal to its Gram form, blind to rotation, scale, shift and a common order of examples, symmetric"
     X, Y = normal(n, units_x, seed=seed).double(), normal(n, units_y, seed=seed + 100).double()
@@ -144,7 +145,7 @@ def test_cka_is_not_blind_to_other_linear_maps():
 def test_cka_of_a_stack():
     X, Y = normal(2, 3, 20, 4), normal(2, 3, 20, 4, seed=1)
     values = linear_cka(X, Y)
-    for m, n in itertools.product(range(2), range(3)): torch.testing.assert_close(values[m, n], linear_cka(X[m, n], Y[m, n]))
+    for m, n in np.ndindex(2, 3): torch.testing.assert_close(values[m, n], linear_cka(X[m, n], Y[m, n]))
 
 
 @pytest.mark.parametrize('constant', [0., 1., torch.nan])

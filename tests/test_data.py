@@ -92,13 +92,9 @@ def test_drawn_pairs_are_balanced():
     assert abs(np.mean([sum(pair) % 2 for pair in shown]) - .5) < .01
 
 
-def test_default_number_of_pairs_is_what_a_pass_yields():
-    "Four for five images, but not fewer than asked"
-    assert [default_n_pairs(n, least=16_000) for n in (1, 20_000, 60_000)] == [16_000, 16_000, 48_000]
-    labels = DIGITS.train.labels
-    orders = [torch.randperm(len(labels), generator=generator(seed)) for seed in range(20)]
-    yielded = [admissible(torch.stack([labels, labels[order]], 1)).sum() for order in orders]
-    assert abs(np.mean(yielded) / default_n_pairs(len(labels), least=1) - 1) < .01
+def test_default_number_of_pairs():
+    "As many as images, but not fewer than asked"
+    assert [default_n_pairs(n, least=16_000) for n in (1, 16_000, 20_000, 60_000)] == [16_000, 16_000, 20_000, 60_000]
 
 
 def test_held_out_pairs_are_fixed():
@@ -383,4 +379,4 @@ def test_real_mnist():
     assert dataset.train.images.min() == 0 and dataset.train.images.max() == 255
     mean = dataset.train.images.float().mean() / 255
     assert abs(mean - .1307) < 1e-4  # the mean that everyone normalizes by
-    assert held_out_pairs(dataset.test).shape == (2, 8000)
+    assert held_out_pairs(dataset.test).shape == (2, 10_000)

@@ -139,6 +139,15 @@ def test_a_single_connection_moves():
         assert all(a != b for a, b in itertools.pairwise(direction)) and set(direction) == set(range(9))
 
 
+def test_a_strength_of_exactly_zero_is_dead():
+    W = torch.zeros(1, 1, 3, 3)
+    W[0, 0, 1, 2] = .5
+    deep_r = DeepR(W, [.5], seeds=[0], walk=0., l1=1.)
+    W.grad = torch.zeros_like(W)
+    deep_r.step()
+    assert W[0, 0, 1, 2] == 0 and (W != 0).sum() == 1
+
+
 # births
 
 @settings(deadline=None)

@@ -177,6 +177,7 @@ def test_places_of_connections_are_uniform():
     drawn = [random_connections(5, 2, generator=g) for g in generators(range(2500), 'c')]
     counts = (torch.stack(drawn) != 0).sum(0).flatten()
     assert counts.sum() == 10_000 and ((counts - 200) ** 2 / 200).sum() < 85.4
+    assert sum(torch.equal(*(W != 0)) for W in drawn) < 25  # directions are independent: 1 of 300 by chance
 
 
 # initial weights
@@ -207,6 +208,13 @@ def test_initial_ensemble():
         assert torch.equal(w, torch.stack(alone))  # bit for bit
 
 
+def test_places_of_connections_do_not_depend_on_the_weights():
+    "Streams of their own: the mean of the first dense weights at the places of connections is near 0"
+    weights = init_ensemble(Architecture(n_pixels=10, n_hidden=10), range(100), .1).weights
+    there = weights['W_sparse'][:, 0] != 0
+    for name in ('W_ih', 'W_hh'): assert abs(weights[name][:, 0][there].mean()) < .01
+
+
 def test_initial_weights_ignore_the_global_generator():
     before = torch.get_rng_state()
     first = init_ensemble(Architecture(n_pixels=4, n_hidden=4), [0], 1.).weights
@@ -218,7 +226,7 @@ def test_initial_weights_ignore_the_global_generator():
 
 @pytest.mark.parametrize(('seeds', 'sparsity'), [([], .5), ([], []), ([0, 1], [.5]), ([0], [.5, .5])])
 def test_seeds_and_sparsities_must_match(seeds, sparsity):
-    with pytest.raises(ValueError, match='one sparsity per seed and at least one seed'):
+    with pytest.raises(ValueError, match='at least one seed and one sparsity per seed'):
         init_ensemble(Architecture(n_pixels=4, n_hidden=4), seeds, sparsity)
 
 

@@ -1,5 +1,6 @@
-"""Masks keep exactly what they should, scores receive the straight-through gradient, masked networks are the plain ones"""
+"""Masks of exact size, the straight-through gradient of their scores, and masked networks against plain ones"""
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,11 +27,18 @@ from modspec.weight_mask import (
 
 DIGITS = load_dataset('digits')
 SHORT = Parameters(n_pairs=96, mask_batch_size=32)
-both = pytest.mark.parametrize(('B', 'S'), [(0, 2), (3, 2), (0, 3), (2, 3)])
+SIZES = [(0, 2), (3, 2), (0, 3), (2, 3)]  # of the bottleneck, and sub-networks
+both = pytest.mark.parametrize(('B', 'S'), SIZES)
 
 
 def some(B=0, S=2, N=5, gain=6.):
     return lively(Architecture(64, n_hidden=N, n_subnetworks=S, n_bottleneck=B), [0, 1], [.2, 1.], gain)
+
+
+def random_gates(ensemble, *stack, share):
+    "Random masks that keep a share of the weights"
+    S, P = flatten_scored(ensemble.weights).shape[1:]
+    return (torch.rand(*stack, S, P, generator=torch.Generator().manual_seed(0)) < share).float()
 
 
 # masks
@@ -69,7 +77,7 @@ def test_masked_networks_are_plain_networks(B, S):
     "Every mask of every network against a plain network whose weights were set to 0 by hand"
     ensemble, K = some(B, S), 3
     weights = ensemble.weights
-    gates = (torch.rand(2 * K, S, flatten_scored(weights).shape[2], generator=torch.Generator().manual_seed(0)) < .5).float()
+    gates = random_gates(ensemble, 2 * K, share=.5)
     x = torch.rand(1, S, 4, 64, generator=torch.Generator().manual_seed(1))
     r = masked_readouts(weights, unbiased_drive(weights, x), gates, n_steps=3)
     parts = unflatten_scored(gates, weights)
@@ -80,17 +88,17 @@ def test_masked_networks_are_plain_networks(B, S):
 
 
 def test_a_mask_that_keeps_everything_changes_nothing():
-    ensemble = some()
+    weights = some().weights
     x = torch.rand(2, 2, 7, 64, generator=torch.Generator().manual_seed(1))
-    r = masked_readouts(ensemble.weights, unbiased_drive(ensemble.weights, x), torch.ones_like(flatten_scored(ensemble.weights)), 5)
-    unmasked = readouts(ensemble.weights, final_state(ensemble.weights, input_drive(ensemble.weights, x)))
+    r = masked_readouts(weights, unbiased_drive(weights, x), torch.ones_like(flatten_scored(weights)), 5)
+    unmasked = readouts(weights, final_state(weights, input_drive(weights, x)))
     torch.testing.assert_close(r, unmasked, rtol=1e-5, atol=1e-5)
 
 
 def test_accuracy_of_masks():
     "Counted pair by pair for each sub-task"
     ensemble = some(N=4)
-    masks = (torch.rand(2, 2, 2, flatten_scored(ensemble.weights).shape[2], generator=torch.Generator().manual_seed(0)) < .7).float()
+    masks = random_gates(ensemble, 2, 2, share=.7)
     accuracy = mask_accuracy(ensemble, DIGITS, masks)
     pairs = held_out_pairs(DIGITS.test)
     x, shown = gather_batch(DIGITS.test, pairs[None])
@@ -111,6 +119,7 @@ def spied(monkeypatch):
         return forward(weights, drive, gates, n_steps)
     class Spy(SGD):
         def step(self):
+            assert [self.defaults[key] for key in ('lr', 'momentum', 'weight_decay')] == [.1, .9, 5e-4]
             gradients.append(self.param_groups[0]['params'][0].grad.clone())
             super().step()
     monkeypatch.setattr(weight_mask, 'masked_readouts', spy)
@@ -140,6 +149,13 @@ def test_straight_through_gradient(monkeypatch, B):
         assert (gradient[gates == 0] != 0).any()
 
 
+def test_every_epoch_has_new_pairs(monkeypatch):
+    calls, _ = spied(monkeypatch)
+    train_masks(some(), DIGITS, Parameters(n_pairs=32, mask_batch_size=32, mask_epochs=2))
+    (first, _), (second, _) = calls
+    assert not torch.equal(first, second) and not torch.equal(first[0], first[1])
+
+
 @both
 def test_trained_masks(B, S):
     "Exact numbers, one mask per sub-task, and shares that add up to 1"
@@ -160,6 +176,7 @@ def test_trained_masks(B, S):
 def test_training_helps_the_masks():
     "Masks that were trained serve their sub-task better than those they started from"
     ensemble = some(N=30, gain=3.)
-    start = train_masks(ensemble, DIGITS, Parameters(n_pairs=32, mask_batch_size=32, mask_lr=1e-30, mask_fraction=.5))
-    masks = train_masks(ensemble, DIGITS, Parameters(n_pairs=3200, mask_batch_size=32, mask_fraction=.5))
-    assert (mask_accuracy(ensemble, DIGITS, masks) > mask_accuracy(ensemble, DIGITS, start) + .2).all()
+    parameters = Parameters(n_pairs=6400, mask_batch_size=32, mask_fraction=.5)
+    start = train_masks(ensemble, DIGITS, replace(parameters, n_pairs=32, mask_lr=1e-30))
+    masks = train_masks(ensemble, DIGITS, parameters)
+    assert (mask_accuracy(ensemble, DIGITS, masks) > mask_accuracy(ensemble, DIGITS, start) + .15).all()

@@ -1,0 +1,251 @@
+"""The command: what it refuses, how it says so, and how quickly it answers"""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from modspec import sweep, training
+from modspec.cli import app
+from modspec.experiment import RunConfig
+from modspec.training import Parameters
+
+MODSPEC = Path(sys.executable).with_name('modspec')
+COMMANDS = ['run', 'reproduce', 'figures', 'collect', 'q']
+TINY = dict(epochs=1, n_hidden=10, n_pairs=200, batch_size=20)
+
+
+def invoke(*args):
+    "The command in this process, in a terminal wide enough for its help"
+    terminal = CliRunner(env={'COLUMNS': '250', 'TERMINAL_WIDTH': '250', 'NO_COLOR': '1'})
+    return terminal.invoke(app, [str(arg) for arg in args])
+
+
+def modspec(*args, **env):
+    "The command in a process of its own"
+    return subprocess.run([MODSPEC, *map(str, args)], env=os.environ | env, capture_output=True, text=True)
+
+
+def one_line(code, stderr):
+    "Of an error: the line after 'modspec: '"
+    lines = stderr.splitlines()
+    assert code == 2 and len(lines) == 1 and lines[0].startswith('modspec: '), (code, stderr)
+    return lines[0].removeprefix('modspec: ')
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch):
+    "An empty working directory"
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    "What `run_notebook` is asked for, instead of running it"
+    calls = []
+    monkeypatch.setattr(sweep, 'run_notebook', lambda config, out, **how: calls.append((config, out, how)) or out)
+    return calls
+
+
+# help
+
+def test_help_lists_the_commands():
+    answer = invoke('--help')
+    assert answer.exit_code == 0 and 'modspec reproduce config/quick.yaml' in answer.output
+    assert sorted(command.name or command.callback.__name__ for command in app.registered_commands) == sorted(COMMANDS)
+    for command in COMMANDS: assert f' {command} ' in answer.output
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_shows_an_example(command):
+    answer = invoke(command, '--help')
+    assert answer.exit_code == 0 and 'Example' in answer.output
+    assert f'modspec {command} ' in answer.output.split('Example')[1]
+
+
+@pytest.mark.parametrize('args', [['--help'], ['run', '--help']])
+def test_help_does_not_wait_for_pytorch(args):
+    code = ('import sys\nfrom modspec.cli import app\ntry: app(sys.argv[1:])\n'
+            'except SystemExit: print(sorted({"torch", "papermill", "pandas", "matplotlib"} & set(sys.modules)))')
+    answer = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True, check=True)
+    assert 'Usage' in answer.stdout and answer.stdout.splitlines()[-1] == '[]'
+
+
+def test_no_arguments_is_help():
+    assert 'Usage' in invoke().output
+
+
+# what is asked for
+
+def test_run_asks_for_what_was_said(there, asked):
+    cpu = dict(device='cpu', threads=1, download=False)
+    assert invoke('run', '--sparsity', '0.1', '--out', 'a').exit_code == 0
+    assert asked.pop() == (RunConfig(0.1), Path('a'), cpu)
+    answer = invoke('run', '--sparsity', '1e-4', '--out', 'results/b', '--seeds', 3, '--dataset', 'mnist',
+                    '--epochs', 4, '--architecture', 'bottleneck', '--batch-size', 32, '--device', 'cuda:1',
+                    '--threads', 2, '--download')
+    assert answer.exit_code == 0 and answer.stdout == 'results: results/b\n'
+    parameters = Parameters(epochs=4, bottleneck_epochs=4, batch_size=32)
+    assert asked.pop() == (RunConfig(1e-4, 'mnist', 3, 'bottleneck', parameters), Path('results/b'),
+                           dict(device='cuda:1', threads=2, download=True))
+
+
+def test_run_takes_the_rest_from_a_file(there, asked):
+    Path('sweep.yaml').write_text('sparsities: [0.5]\nseeds: 3\narchitecture: standard\nparameters: {epochs: 2}\n')
+    assert invoke('run', '--config', 'sweep.yaml', '--sparsity', '0.1', '--out', 'a').exit_code == 0
+    assert asked.pop()[0] == RunConfig(0.1, 'digits', 3, 'standard', Parameters(epochs=2))
+    other = {'seeds': 4, 'dataset': 'mnist', 'architecture': 'both', 'epochs': 1, 'batch_size': 2}
+    for name, value in other.items():  # never ignored in silence
+        option = f'--{name.replace("_", "-")}'
+        answer = invoke('run', '--config', 'sweep.yaml', '--sparsity', '0.1', '--out', 'a', option, value)
+        assert name in one_line(answer.exit_code, answer.stderr) and not asked
+
+
+def test_names_of_results(there, monkeypatch):
+    "`config/quick.yaml` goes to `results/quick` unless told otherwise"
+    calls = []
+    def note(value, *call): return calls.append(call) or value
+    monkeypatch.setattr(sweep, 'run_sweep', lambda config, out, **how: note(out, config, out, how['cores']))
+    monkeypatch.setattr(sweep, 'draw_figures', lambda results, out=None: note([Path('a.png')], results, out))
+    monkeypatch.setattr(sweep, 'collect_sweep', lambda config, out: note(out, config, out))
+    config, quick = Path('config/quick.yaml'), Path('results/quick')
+    answer = invoke('reproduce', config)
+    assert answer.stdout == 'figure: a.png (and .pdf)\n' and calls == [(config, quick, None), (quick, None)]
+    calls.clear(), invoke('reproduce', config, '--out', 'x', '--cores', 3)
+    assert calls == [(config, Path('x'), 3), (Path('x'), None)]
+    calls.clear(), invoke('figures', quick, '--out', 'y')
+    assert calls == [(quick, Path('y'))]
+    calls.clear(), invoke('collect', config)
+    assert calls == [(config, quick)]
+    assert invoke('collect', config, '--out', 'z').stdout == 'tables: z\n'
+
+
+# what is refused
+
+REFUSED = {  # what is added to `modspec run --sparsity 0.1 --out out`: what the line says
+    ('--sparsity', '2'): 'sparsity must be a number in [1/N^2, 1] = [0.0001, 1], got 2.0',
+    ('--sparsity', '0'): '[0.0001, 1], got 0.0', ('--sparsity', '-1'): '[0.0001, 1], got -1.0',
+    ('--sparsity', '1e-5'): '[0.0001, 1], got 1e-05', ('--sparsity', 'nan'): '[0.0001, 1], got nan',
+    ('--sparsity', 'inf'): '[0.0001, 1], got inf', ('--sparsity', 'much'): "[0.0001, 1], got 'much'",
+    ('--sparsity', ''): "[0.0001, 1], got ''",
+    ('--seeds', '0'): 'seeds must be a whole number in [1, 10000], got 0', ('--seeds', '-1'): 'got -1',
+    ('--seeds', '2.5'): "seeds must be a whole number in [1, 10000], got '2.5'",
+    ('--epochs', '0'): 'epochs must be a whole number in [1, 10000], got 0', ('--epochs', '-3'): 'got -3',
+    ('--epochs', 'x'): "epochs must be a whole number in [1, 10000], got 'x'",
+    ('--batch-size', '0'): 'batch_size must be a whole number in [1, 1e+06], got 0', ('--batch-size', '-1'): 'got -1',
+    ('--dataset', 'cifar'): "dataset must be one of ['digits', 'mnist'], got 'cifar'",
+    ('--architecture', 'dense'): "architecture must be one of ['standard', 'bottleneck', 'both'], got 'dense'",
+    ('--device', 'gpu'): "device must be one of ['cpu'", ('--device', 'meta'): "got 'meta'",
+    ('--threads', '0'): f'threads must be a whole number in [1, {os.cpu_count()}], got 0',
+    ('--threads', '9999'): 'got 9999',
+    ('--config', 'none.yaml'): 'none.yaml cannot be read: No such file or directory',
+    ('--out', 'file/out'): 'file/out cannot be written to (Not a directory); choose another with --out',
+    ('--out', 'file'): 'file cannot be written to (File exists); choose another with --out',
+    ('--out', 'mine'): "mine is no folder of a run, it holds 'thesis.tex'; choose another with --out",
+    ('--dataset', 'mnist'): 'MNIST/raw/train-images-idx3-ubyte is missing; point MODSPEC_DATA at a folder that holds '
+                            'MNIST/raw, or allow the download (--download)'}
+
+
+@pytest.mark.parametrize('args', REFUSED, ids=' '.join)
+def test_run_refuses(there, monkeypatch, args):
+    "in one line, before a kernel starts, with nothing written"
+    def forbidden(*_): raise AssertionError('a kernel was started')
+    monkeypatch.setattr(sweep, 'execute', forbidden)
+    monkeypatch.setenv('MODSPEC_DATA', str(there / 'nowhere'))
+    Path('file').write_text('mine'), Path('mine').mkdir(), Path('mine', 'thesis.tex').write_text('mine')
+    before = sorted(there.rglob('*'))
+    options = dict(zip(['--sparsity', '--out', *args[::2]], ['0.1', 'out', *args[1::2]]))
+    answer = invoke('run', *[word for option in options.items() for word in option])
+    assert REFUSED[args] in one_line(answer.exit_code, answer.stderr) and answer.stdout == ''
+    assert sorted(there.rglob('*')) == before and Path('file').read_text() == 'mine'
+
+
+@pytest.mark.parametrize('args, name', [
+    ('run', "'--sparsity'"), ('run --sparsity 0.1', "'--out'"), ('run --sparsity 0.1 --out a --epoch 3', '--epoch'),
+    ('runn', "'runn'"), ('reproduce', 'config'), ('reproduce a.yaml --cores 0', "'--cores'"), ('figures', 'results')])
+def test_unknown_and_missing_options(there, args, name):
+    answer = invoke(*args.split())
+    assert answer.exit_code == 2 and name in answer.stderr and answer.stdout == ''
+    assert 'Traceback' not in answer.stderr and list(there.iterdir()) == []
+
+
+def test_sweeps_and_figures_refuse(there):
+    Path('sweep.yaml').write_text('sparsities: [1e-4]\n')
+    for command in ('reproduce', 'collect'):
+        answer = invoke(command, 'sweep.yaml')
+        assert "got '1e-4'; in YAML write 1.0e-4, not 1e-4" in one_line(answer.exit_code, answer.stderr)
+        assert 'none.yaml cannot be read' in one_line((answer := invoke(command, 'none.yaml')).exit_code, answer.stderr)
+    answer = invoke('figures', 'nowhere')
+    assert 'nowhere holds no finished run: manifest.json is missing' in one_line(answer.exit_code, answer.stderr)
+    assert [path.name for path in there.iterdir()] == ['sweep.yaml']
+
+
+def test_refused_in_a_process_of_its_own(there):
+    "Exit code 2, one line on stderr and nothing on stdout also for the shell; a data set that is missing"
+    args = ['--sparsity', '0.1', '--dataset', 'mnist', '--out', 'out']
+    answer = modspec('run', *args, MODSPEC_DATA=str(there / 'nowhere'))
+    line = one_line(answer.returncode, answer.stderr)
+    assert line.startswith(f'{there}/nowhere/MNIST/raw/train-images-idx3-ubyte is missing; point MODSPEC_DATA')
+    assert answer.stdout == '' and list(there.iterdir()) == []
+
+
+def test_failed_run(there, checkout, monkeypatch):
+    "Exit code 1; network, epoch and step are named, and the notebook is kept. No legal learning rate is high enough"
+    checkout("import modspec.training\nmodspec.training.RANGES['lr'] = 0, float('inf'), False")
+    monkeypatch.setitem(training.RANGES, 'lr', (0, float('inf'), False))
+    settings = dict(sparsities=[0.5], seeds=2, architecture='standard', parameters=TINY | dict(lr=1e38))
+    Path('sweep.yaml').write_text(yaml.safe_dump(settings))
+    answer = invoke('run', '--config', 'sweep.yaml', '--sparsity', '0.5', '--out', 'out')
+    assert answer.exit_code == 1 and answer.stdout == '' and len(answer.stderr.splitlines()) == 1
+    assert answer.stderr.startswith('modspec: p=0.5 failed, NonFiniteLoss: the loss of network 0 (seed 0) became ')
+    assert ' in epoch 1, step ' in answer.stderr and 'lower the learning rates' in answer.stderr
+    assert answer.stderr.endswith('out.failed/notebook.ipynb\n')
+    assert 'NonFiniteLoss' in Path('out.failed/notebook.ipynb').read_text()
+    assert not Path('out/manifest.json').exists() and not any(path.name.startswith('.') for path in there.iterdir())
+
+
+def test_finished_run_is_not_repeated(smoke):
+    "`modspec run` on a run of the sweep: the same answer, without a kernel, and every file as it was"
+    folder = smoke.results / 'runs' / 'p=1.0'
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    answer = invoke('run', '--config', smoke.config, '--sparsity', '1', '--out', folder)
+    assert answer.exit_code == 0 and answer.stdout == f'results: {folder}\n'
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    answer = invoke('run', '--sparsity', '1', '--out', folder)
+    assert 'p=1.0 holds another run (seeds: 2, asked 5; ' in one_line(answer.exit_code, answer.stderr)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+
+
+def test_reproduce_ends_with_the_figures(smoke):
+    lines = smoke.answer.stdout.splitlines()
+    assert len(lines) == 4 and all(line.startswith('figure: the results/figures/') for line in lines)
+    for line in lines:
+        path = smoke.results.parent / line.removeprefix('figure: ').removesuffix(' (and .pdf)')
+        assert path.suffix == '.png' and path.exists() and path.with_suffix('.pdf').exists()
+
+
+# Q and p
+
+@pytest.mark.parametrize('args, expected', [
+    (['--sparsity', '0.01'], 'p = 0.01   Q = 0.490099'), (['--modularity', '0.35'], 'p = 0.176471   Q = 0.35'),
+    (['--sparsity', '0'], 'p = 0   Q = 0.5'), (['--sparsity', '1'], 'p = 1   Q = 0'),
+    (['--modularity', '0.5'], 'p = 0   Q = 0.5'), (['--modularity', '0'], 'p = 1   Q = 0'),
+    (['--sparsity', '1e-4'], 'p = 0.0001   Q = 0.4999')])
+def test_q(args, expected):
+    answer = invoke('q', *args)
+    assert answer.exit_code == 0 and answer.stdout == expected + '\n'
+
+
+@pytest.mark.parametrize('args, message', [
+    ([], 'give either --sparsity or --modularity'), (['--sparsity', '0.1', '--modularity', '0.1'], 'give either'),
+    (['--sparsity', '1.5'], 'must be in [0, 1], got 1.5'), (['--sparsity', '-0.1'], 'must be in [0, 1], got -0.1'),
+    (['--sparsity', 'nan'], 'must be in [0, 1], got nan'), (['--sparsity', 'x'], "must be a number in [0, 1], got 'x'"),
+    (['--modularity', '0.6'], 'must be in [0, 0.5], got 0.6'), (['--modularity', '-0.1'], 'in [0, 0.5], got -0.1'),
+    (['--modularity', 'nan'], 'in [0, 0.5], got nan'), (['--modularity', 'inf'], 'in [0, 0.5], got inf')])
+def test_q_refuses(args, message):
+    answer = invoke('q', *args)
+    assert message in one_line(answer.exit_code, answer.stderr) and answer.stdout == ''

@@ -1,0 +1,242 @@
+"""One contract for every metric, those of the registry and those of the main task, and oracles built by hand"""
+import importlib
+import inspect
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.linalg import hadamard
+from test_network import lively
+
+from modspec import bottleneck, training, weight_mask
+from modspec.data import Dataset, Digits
+from modspec.experiment import METRICS, main_task_values
+from modspec.network import Architecture, Ensemble, directions, init_ensemble
+from modspec.specialization import normalized_difference
+from modspec.training import Parameters
+
+LEGAL = dict(accuracy=(0, 1), decision_share=(0, 1), bottleneck=(0, 1), weight_mask=(0, 1), weight_mask_accuracy=(0, 1),
+             correlation=(-1, 1), correlation_base=(-1, 1), cka=(0, 1))
+UNREAD = dict(bottleneck=['W_br', 'b_br'], correlation=['W_hr', 'b_hr'])  # weights that a metric never looks at
+PARAMETERS = Parameters(n_pairs=1600, batch_size=16, mask_batch_size=32, mask_fraction=.3)
+
+
+def main_task(ensemble, dataset, parameters, *, bar=None):
+    return main_task_values(ensemble, dataset, parameters.task)
+
+
+MEASURES = {name: metric.measure for name, metric in METRICS.items()} | {'main task': main_task}
+METRIC_ARCHITECTURE = {name: metric.architecture for name, metric in METRICS.items()} | {'main task': 'standard'}
+every_metric = pytest.mark.parametrize('name', MEASURES)
+
+
+def one_hot_digits(per_class):
+    "Images of ten pixels, of which the one of the digit is lit"
+    labels = torch.arange(10).repeat_interleave(per_class)
+    return Digits((255 * F.one_hot(labels, 10)).to(torch.uint8), labels)
+
+
+def noisy_digits(per_class, seed):
+    "Images of twelve pixels that show their digit through noise"
+    digits = one_hot_digits(per_class)
+    noise = torch.randint(0, 120, (len(digits), 12), generator=torch.Generator().manual_seed(seed))
+    return Digits((noise + F.pad(digits.images // 2, (0, 2))).to(torch.uint8), digits.labels)
+
+
+DATA = Dataset('made up', noisy_digits(30, 0), noisy_digits(20, 1))
+
+
+def networks(name, S=2):
+    "Three random networks of the metric's architecture; the first and the third share a seed"
+    B = 4 * (METRIC_ARCHITECTURE[name] == 'bottleneck')
+    return lively(Architecture(12, n_hidden=10, n_subnetworks=S, n_bottleneck=B), [3, 4, 3], [.01, .1, 1.], gain=5.)
+
+
+def changed(ensemble, weights):
+    return Ensemble(ensemble.architecture, weights, ensemble.seeds, ensemble.n_connections)
+
+
+def home(name):
+    "The module that a metric takes its batches from"
+    return training if name == 'main task' else importlib.import_module(MEASURES[name].__module__)
+
+
+def assert_close(first, second, tolerance):
+    assert list(first) == list(second)
+    for metric in first:
+        torch.testing.assert_close(first[metric], second[metric], rtol=0, atol=tolerance)
+
+
+# the contract
+
+@every_metric
+@pytest.mark.parametrize('S', [2, 3])
+def test_values(name, S):
+    "Shapes (networks, sub-networks or 1, sub-tasks or 1), and each value in its range"
+    values = MEASURES[name](networks(name, S), DATA, PARAMETERS)
+    for metric, array in values.items():
+        low, high = LEGAL[metric]
+        assert array.shape[0] == 3 and set(array.shape[1:]) <= {1, S} and len(array.shape) == 3
+        assert array.is_floating_point() and not array.requires_grad
+        assert (array >= low - 1e-9).all() and (array <= high + 1e-9).all()
+        assert len(array.flatten().unique()) > 1  # something was measured
+    for share in ('weight_mask', 'decision_share'):
+        if share in values: torch.testing.assert_close(values[share].sum(1), torch.ones_like(values[share].sum(1)))
+
+
+@every_metric
+def test_signature(name):
+    "What `experiment.measure` relies on"
+    parameters = inspect.signature(MEASURES[name]).parameters
+    assert list(parameters) == ['ensemble', 'dataset', 'parameters', 'bar'] and parameters['bar'].default is None
+
+
+@every_metric
+def test_inputs_stay_as_they_are(name):
+    ensemble, fresh = networks(name), networks(name)
+    data = [part.clone() for digits in (DATA.train, DATA.test) for part in (digits.images, digits.labels)]
+    MEASURES[name](ensemble, DATA, PARAMETERS)
+    for key, w in ensemble.weights.items():
+        assert torch.equal(w, fresh.weights[key]) and not w.requires_grad and w.grad is None
+    now = [part for digits in (DATA.train, DATA.test) for part in (digits.images, digits.labels)]
+    assert all(map(torch.equal, data, now))
+
+
+@pytest.mark.parametrize(('name', 'poisoned'), [(name, key) for name in MEASURES for key in networks(name).weights
+                                                if key not in UNREAD.get(name, [])])
+def test_weights_that_are_nan_are_refused(name, poisoned):
+    "A single one, in one network of three"
+    ensemble = networks(name)
+    w = ensemble.weights[poisoned][1]
+    w[tuple(w.nonzero()[0])] = torch.nan
+    with pytest.raises((ValueError, ArithmeticError), match='network 1'): MEASURES[name](ensemble, DATA, PARAMETERS)
+
+
+@every_metric
+def test_same_seeds_same_bits(name):
+    "Whatever the state of the global generator, which is left as it was"
+    ensemble = networks(name)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = MEASURES[name](ensemble, DATA, PARAMETERS)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert_close(first, MEASURES[name](ensemble, DATA, PARAMETERS), 0)
+
+
+@every_metric
+def test_alone_as_in_the_stack(name):
+    "Within 0.005: batched products may add in another order, which can turn an answer or a kept weight"
+    ensemble = networks(name)
+    stacked = MEASURES[name](ensemble, DATA, PARAMETERS)
+    for k in range(3):
+        alone = MEASURES[name](ensemble[k], DATA, PARAMETERS)
+        assert_close(alone, {metric: array[k:k + 1] for metric, array in stacked.items()}, .005)
+
+
+def reordered(weights, orders):
+    "The same networks with the units of sub-network n in another order"
+    new = {}
+    for key, w in weights.items():
+        if key == 'W_sparse':
+            parts = [w[:, d][:, orders[n]][..., orders[m]] for d, (n, m) in enumerate(directions(len(orders)))]
+        else:
+            parts = [w[:, n] for n in range(len(orders))]
+            if key.endswith(('_ih', '_hh')): parts = [part[:, order] for part, order in zip(parts, orders)]
+            if key in ('W_hh', 'W_hr', 'W_hb'): parts = [part[..., order] for part, order in zip(parts, orders)]
+        new[key] = torch.stack(parts, 1)
+    return new
+
+
+def carry_scores(monkeypatch, rearrange, undo):
+    "Let the random scores of masks follow the weights of rearranged networks, since they are drawn by position"
+    flatten, unflatten = weight_mask.flatten_scored, weight_mask.unflatten_scored
+    monkeypatch.setattr(weight_mask, 'flatten_scored', lambda weights: flatten(undo(weights)))
+    monkeypatch.setattr(weight_mask, 'unflatten_scored', lambda flat, weights: rearrange(unflatten(flat, weights)))
+
+
+@every_metric
+@pytest.mark.parametrize('S', [2, 3])
+def test_order_of_units_does_not_matter(monkeypatch, name, S):
+    ensemble = networks(name, S)
+    orders = [torch.randperm(10, generator=torch.Generator().manual_seed(n)) for n in range(S)]
+    before = MEASURES[name](ensemble, DATA, PARAMETERS)
+    shuffled = changed(ensemble, reordered(ensemble.weights, orders))
+    back = [order.argsort() for order in orders]
+    carry_scores(monkeypatch, lambda weights: reordered(weights, orders), lambda weights: reordered(weights, back))
+    assert_close(MEASURES[name](shuffled, DATA, PARAMETERS), before, .005)
+
+
+@every_metric
+def test_exchanged_sub_networks(monkeypatch, name):
+    """Sub-networks that exchange places and images, while sub-tasks keep their names, exchange their values; the start
+    of scores and read-outs, which is drawn by position, goes with them"""
+    ensemble = networks(name)
+    before = MEASURES[name](ensemble, DATA, PARAMETERS)
+    def exchange(weights): return {key: w.flip(1) for key, w in weights.items()}
+    carry_scores(monkeypatch, exchange, exchange)
+    retrain = bottleneck.retrain_readouts
+    def retrain_exchanged(states, *args, **options):
+        return [w.flip(1) for w in retrain(states.flip(1), *args, **options)]
+
+    monkeypatch.setattr(bottleneck, 'retrain_readouts', retrain_exchanged)
+    gather = training.gather_batch
+    def gather_exchanged(digits, index):
+        x, shown = gather(digits, index)
+        return x.flip(1), shown
+    monkeypatch.setattr(home(name), 'gather_batch', gather_exchanged)
+    after = MEASURES[name](changed(ensemble, exchange(ensemble.weights)), DATA, PARAMETERS)
+    # shares of a mask are counted where its scores are, which have gone with the weights
+    flipped = {metric: array if metric == 'weight_mask' else array.flip(1) for metric, array in after.items()}
+    assert_close(flipped, before, .005)
+
+
+@pytest.mark.parametrize('name', METRICS)
+def test_progress(name):
+    "The bar advances as the registry says"
+    class Bar:
+        n = 0
+        def update(self, n): self.n += n
+    bar = Bar()
+    MEASURES[name](networks(name), DATA, PARAMETERS, bar=bar)
+    assert bar.n == METRICS[name].n_steps(DATA, PARAMETERS)
+
+
+# oracles: networks built by hand
+
+ONE_HOT = Dataset('one-hot digits', one_hot_digits(40), one_hot_digits(20))
+CODE, HALF_CODE = (torch.tensor(hadamard(n)[:, 1:11]).float() for n in (32, 16))  # one orthogonal pattern per digit
+
+
+def hand_made(kind, squeezed):
+    """Two networks (that differ in their seed) whose units show, at the second step, a pattern of their own digit
+    ('specialized'), of the other's ('anti-specialized'), or half and half ('unspecialized')"""
+    nothing = torch.zeros(16, 10)
+    own, other = {'specialized': (CODE, 0 * CODE), 'anti-specialized': (0 * CODE, CODE),
+                  'unspecialized': (torch.cat([HALF_CODE, nothing]), torch.cat([nothing, HALF_CODE]))}[kind]
+    seen = .01 * CODE if kind == 'anti-specialized' else own  # too faint to show, but enough to be sent on
+    random = init_ensemble(Architecture(10, n_hidden=32, n_bottleneck=10 * squeezed, n_steps=2), [0, 1], 1.)
+    weights = {key: torch.zeros_like(w) for key, w in random.weights.items()}
+    weights['W_ih'] += 3 * seen
+    weights['W_sparse'] += 3 * other @ torch.linalg.pinv((3 * seen).tanh())  # from what the sender shows to the pattern
+    weights['W_hb' if squeezed else 'W_hr'] += (own + other).T / (32 if squeezed else 2)
+    return changed(random, weights)
+
+
+@pytest.mark.parametrize(('kind', 'expected'), [('specialized', 1), ('anti-specialized', -1), ('unspecialized', 0)])
+def test_oracles(kind, expected):
+    """What the paper's measure must say. A perfect network reaches 7/9 where the other digit is known to 1/8:
+    the digit that is there leaves eight for the other one"""
+    parameters = Parameters(n_pairs=6400, batch_size=16, mask_batch_size=32)
+    for name, metric in METRICS.items():
+        values = MEASURES[name](hand_made(kind, metric.architecture == 'bottleneck'), ONE_HOT, parameters)
+        for key in ('bottleneck', 'weight_mask', 'correlation', 'cka'):
+            if key not in values: continue
+            spec = normalized_difference(values[key].numpy())
+            if key == 'weight_mask' and not expected: assert abs(spec.mean()) < .4  # either sub-network will do
+            elif key in ('bottleneck', 'correlation'): assert abs(spec - expected * 7 / 9).max() < .05, key
+            else: assert abs(spec - expected).max() < .05, key
+        if name == 'weight_mask': assert (values['weight_mask_accuracy'] > .99).all()
+        if name == 'bottleneck' and expected:
+            M = values['bottleneck'] if expected == 1 else values['bottleneck'].flip(2)
+            assert (M.diagonal(dim1=1, dim2=2) > .99).all()
