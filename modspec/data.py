@@ -132,7 +132,7 @@ def load_dataset(
     download:bool=False, # Fetch the data if they are missing?
 )->Dataset:
     "A data set by name; `ValueError` for an unknown name, `DatasetError` for missing or damaged files"
-    if name not in LOADERS: raise ValueError(f'dataset must be one of {sorted(LOADERS)}, got {name!r}')
+    if not isinstance(name, str) or name not in LOADERS: raise ValueError(f'dataset must be one of {sorted(LOADERS)}, got {name!r}')
     return LOADERS[name](root, download)
 
 # %% ../nbs/01_data.ipynb #15012044

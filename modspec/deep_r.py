@@ -33,25 +33,24 @@ class ConnectionAdam:
     ):
         self.lr, self.betas = lr, betas
         self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
-        self.powers = [torch.ones_like(like), torch.ones_like(like)] # beta ** age, for both betas
+        self.corrections = [torch.zeros_like(like), torch.zeros_like(like)] # 1 - beta ** age, for both betas
 
     def step(self,
         grad:Tensor, # dL/dphi, exactly 0 for dormant connections
     )->Tensor: # The change of phi, exactly 0 for connections that have no state
         "Take in a gradient, give back a step"
-        for mean, value, beta, power in zip((self.mean, self.square), (grad, grad * grad), self.betas, self.powers):
+        means = self.mean, self.square
+        for mean, value, beta, correction in zip(means, (grad, grad * grad), self.betas, self.corrections):
             mean.mul_(beta).add_(value, alpha=1 - beta)
-            power.mul_(beta)
-        size = (self.square / (1 - self.powers[1])).sqrt_().add_(1e-8)
-        return (self.mean / (1 - self.powers[0])).div_(size).mul_(-self.lr)
+            correction.mul_(beta).add_(1 - beta)
+        size = (self.square / self.corrections[1]).sqrt_().add_(1e-8)
+        return (self.mean / self.corrections[0]).div_(size).mul_(-self.lr)
 
     def forget(self,
         keep:Tensor, # 1. for connections that go on, 0. for those that died or were born
     )->None:
         "Reset the state of connections that died or were born"
-        for mean, power in zip((self.mean, self.square), self.powers):
-            mean.mul_(keep)
-            power.sub_(1).mul_(keep).add_(1)
+        for state in (self.mean, self.square, *self.corrections): state.mul_(keep)
 
 # %% ../nbs/03_deep_r.ipynb #796d947b
 def births(

@@ -80,9 +80,9 @@ class RunConfig:
     parameters:Parameters=field(default_factory=Parameters) # Of training and metrics
 
     def __post_init__(self):
-        if self.dataset not in LOADERS: raise ValueError(f'dataset must be one of {sorted(LOADERS)}, got {self.dataset!r}')
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(f'architecture must be one of {list(ARCHITECTURES)}, got {self.architecture!r}')
+        for name, legal in [('dataset', LOADERS), ('architecture', ARCHITECTURES)]:
+            value = getattr(self, name)
+            if not isinstance(value, str) or value not in legal: raise ValueError(f'{name} must be one of {list(legal)}, got {value!r}')
         if type(self.seeds) is not int or not 1 <= self.seeds <= 10_000:
             raise ValueError(f'seeds must be a whole number in [1, 10000], got {self.seeds!r}')
         connection_count(self.sparsity, self.parameters.n_hidden)

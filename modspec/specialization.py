@@ -47,7 +47,7 @@ def normalized_difference(
                          f'M(n, n) + M(n, other) must be > 0, got {own[*at]:.4g} + {other[*at]:.4g}')
     return (own - other) / (own + other)
 
-# %% ../nbs/08_specialization.ipynb #856b6978
+# %% ../nbs/08_specialization.ipynb #04b1edd8
 NETWORK = ('dataset', 'architecture', 'sparsity', 'n_connections', 'q', 'seed', 'trained')  # one network's name
 
 def described(
@@ -56,7 +56,7 @@ def described(
     "A row in words, for messages"
     return ', '.join(f'{name}={value}' for name, value in row.items())
 
-# %% ../nbs/08_specialization.ipynb #2345837d
+# %% ../nbs/08_specialization.ipynb #ec2fcfe2
 def metric_rows(
     table:pd.DataFrame, # Metrics table, one row per value
 )->pd.DataFrame: # Its rows M(n, k), with plain integer `subnetwork` and `subtask`; each of them once
@@ -73,7 +73,7 @@ def metric_rows(
                          'were the tables of two experiments stacked? Select one first')
     return rows
 
-# %% ../nbs/08_specialization.ipynb #04b1edd8
+# %% ../nbs/08_specialization.ipynb #09177977
 def metric_matrices(
     table:pd.DataFrame, # Metrics table; all its networks have equally many sub-networks
 )->tuple[pd.DataFrame, np.ndarray]: # One row per (network, metric); its values `[row, sub-network, sub-task]`
@@ -88,7 +88,7 @@ def metric_matrices(
                          f'every M(n, k) with n and k below {size} is needed')
     return networks, m
 
-# %% ../nbs/08_specialization.ipynb #09177977
+# %% ../nbs/08_specialization.ipynb #55bacc20
 def specialization(
     table:pd.DataFrame, # Metrics table
     *, undefined:Literal['raise', 'omit']='raise', # Where M(n, n) + M(n, other) <= 0: error, or leave the network out
@@ -110,7 +110,7 @@ def specialization(
     return rows.assign(subnetwork=pd.array([*range(size), pd.NA] * kept.sum(), dtype='Int64'),
                        specialization=np.column_stack([spec, spec.mean(axis=1)]).ravel())
 
-# %% ../nbs/08_specialization.ipynb #47e5af04
+# %% ../nbs/08_specialization.ipynb #6b20099e
 CHANCE_CORRECTED = ('bottleneck', 'cka')  # metrics from a floor, the untrained value, up to 1
 
 def chance_corrected(
@@ -132,7 +132,7 @@ def chance_corrected(
     return trained.assign(value=np.clip((trained['value'] - base) / (1 - base), 0, 1)).astype(
         {'subnetwork': 'Int64', 'subtask': 'Int64'}).reset_index(drop=True)
 
-# %% ../nbs/08_specialization.ipynb #05652bf8
+# %% ../nbs/08_specialization.ipynb #c6b80d68
 CONFIDENCE = .95  # coverage of every interval
 
 def bootstrap_interval(
@@ -146,7 +146,7 @@ def bootstrap_interval(
                          rng=np.random.default_rng(seed)).confidence_interval
     return float(interval.low), float(interval.high)
 
-# %% ../nbs/08_specialization.ipynb #c7caf67c
+# %% ../nbs/08_specialization.ipynb #fc79621c
 def summarize(
     table:pd.DataFrame, # Any table with a column `seed`
     value:str, # Column to average, without NaN

@@ -237,11 +237,11 @@ def sweep_progress(
         def look():
             done, running = state()
             bar.n = max(bar.n, round(done + sum(r['n'] / r['total'] for r in running), 2))
-            bar.set_postfix_str(' | '.join(r['text'] for r in running))
+            bar.set_postfix_str(' | '.join(r['text'] for r in running) or 'starting')
         with polling(look): yield
         look()
 
-SWEEP_BAR = '{desc}: {percentage:3.0f}%|{bar:20}| {n:.4g}/{total} runs [{elapsed}<{remaining}] {postfix}'
+SWEEP_BAR = '{desc}: {percentage:3.0f}%|{bar:20}| {n:.4g}/{total} runs [{elapsed}<{remaining}{postfix}]'
 
 # %% ../nbs/12_sweep.ipynb #7699cf97
 def collect_sweep(

@@ -53,8 +53,8 @@ class Parameters:
 
 # %% ../nbs/04_training.ipynb #911f5b0a
 RANGES = { # name: (least, most, is the least itself allowed?); whole numbers are those declared as int
-    'n_hidden': (1, 10_000, True), 'n_subnetworks': (2, 10, True), 'n_bottleneck': (1, 10_000, True),
-    'n_steps': (1, 1000, True), 'epochs': (1, 10_000, True), 'bottleneck_epochs': (1, 10_000, True),
+    'n_hidden': (2, 10_000, True), 'n_subnetworks': (2, 10, True), 'n_bottleneck': (1, 10_000, True),
+    'n_steps': (2, 1000, True), 'epochs': (1, 10_000, True), 'bottleneck_epochs': (1, 10_000, True),
     'readout_epochs': (1, 10_000, True), 'mask_epochs': (1, 10_000, True),
     'batch_size': (1, 1_000_000, True), 'mask_batch_size': (1, 1_000_000, True), 'n_pairs': (0, 100_000_000, True),
     'lr': (0, 1e9, False), 'connection_lr_sparse': (0, 1e9, False), 'connection_lr_dense': (0, 1e9, False),
@@ -65,7 +65,8 @@ def check_parameters(
     parameters:Parameters, # What to check
 )->None:
     "`ValueError` with name, value and legal range of the first parameter that is out of range or of the wrong type"
-    if parameters.task not in TASKS: raise ValueError(f'task must be one of {sorted(TASKS)}, got {parameters.task!r}')
+    if not isinstance(parameters.task, str) or parameters.task not in TASKS:
+        raise ValueError(f'task must be one of {sorted(TASKS)}, got {parameters.task!r}')
     for field in fields(parameters):
         if field.name not in RANGES: continue
         least, most, closed = RANGES[field.name]
@@ -188,6 +189,9 @@ def train(
     bar:tqdm|None=None, # A progress bar to advance by one per step; by default one of its own
 )->tuple[Ensemble, pd.DataFrame]: # Trained networks; loss and accuracy per epoch and network
     "Train a stack of networks on the main task (paper, section Training); `NonFiniteLoss` if it diverges"
+    if bar is None:
+        with tqdm(total=n_training_steps(dataset, ensemble.architecture, parameters), desc='training') as bar:
+            return train(ensemble, dataset, parameters, rewire=rewire, bar=bar)
     weights = {name: w.clone().requires_grad_() for name, w in ensemble.weights.items()}
     trained = Ensemble(ensemble.architecture, weights, ensemble.seeds, ensemble.n_connections)
     optimizer, deep_r = make_optimizers(trained, parameters, rewire)
@@ -195,7 +199,6 @@ def train(
     n_pairs = parameters.n_pairs or default_n_pairs(len(dataset.train))
     epochs = parameters.bottleneck_epochs if ensemble.architecture.n_bottleneck else parameters.epochs
     history = []
-    if bar is None: bar = tqdm(total=n_training_steps(dataset, ensemble.architecture, parameters), desc='training')
     for epoch in range(1, epochs + 1):
         pairs = epoch_pairs(dataset.train.labels, n_pairs, streams, ensemble.architecture.n_subnetworks)
         loss, accuracy = train_epoch(trained, dataset.train, pairs, parameters, optimizer, deep_r, epoch, bar)
@@ -250,7 +253,10 @@ def evaluate(
     for index in pairs[None].split(500, dim=2):
         x, shown = gather_batch(digits, index)
         h = final_state(weights, input_drive(weights, x), ensemble.architecture.n_steps)
-        output, winner = decide(readouts(weights, h))
+        r = readouts(weights, h)
+        bad = (~r.isfinite()).flatten(1).any(1).nonzero()
+        if len(bad): raise ValueError(f'network {bad[0].item()} (seed {ensemble.seeds[bad[0]]}): a read-out is not finite')
+        output, winner = decide(r)
         right = right + (output.argmax(1) == TASKS[task](shown)).sum(1)
         decided = decided + F.one_hot(winner, S).sum(1)
     return right / pairs.shape[1], decided / pairs.shape[1]

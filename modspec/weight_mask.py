@@ -88,7 +88,7 @@ def train_masks(
         losses = []
         for index in batches(pairs, parameters.mask_batch_size):
             x, shown = gather_batch(dataset.train, index)
-            gates = top_mask(scores.detach(), parameters.mask_fraction) + scores - scores.detach()
+            gates = top_mask(scores.detach(), parameters.mask_fraction) + (scores - scores.detach())
             r = masked_readouts(weights, unbiased_drive(weights, x), gates, architecture.n_steps)
             loss, _ = batch_loss(r, shown.transpose(1, 2).flatten(0, 1))
             optimizer.zero_grad()
