@@ -6,8 +6,8 @@
 __all__ = ['METRICS', 'ARCHITECTURES', 'TABLES', 'RUN_FILES', 'Metric', 'known', 'make_parameters', 'RunConfig', 'tidy',
            'main_task_values', 'measure', 'RunResult', 'architectures', 'n_run_steps', 'compute', 'written_whole',
            'sha256', 'package_hash', 'save_networks', 'load_networks', 'ResultError', 'write_manifest', 'read_manifest',
-           'is_finished', 'flat', 'ProgressFile', 'progress_bar', 'check_device', 'check_threads', 'run', 'collect',
-           'read_table']
+           'is_finished', 'difference', 'make_folder', 'ProgressFile', 'progress_bar', 'check_device', 'check_threads',
+           'run', 'collect', 'read_table']
 
 # %% ../nbs/10_experiment.ipynb #c2d2b9cb
 import hashlib, json, os, platform, time
@@ -55,7 +55,8 @@ def known(
     names:list[str], # Names that exist
     what:str, # What the values are, for the message
 )->dict: # `values`
-    "`ValueError` for a name that does not exist, with the closest one that does"
+    "`ValueError` for anything but a dictionary, and for a name that does not exist, with the closest one that does"
+    if not isinstance(values, dict): raise ValueError(f'{what}s must be a mapping from names to values, got {values!r}')
     for name in values:
         if name not in names:
             close = get_close_matches(str(name), names, n=1)
@@ -82,7 +83,8 @@ class RunConfig:
     def __post_init__(self):
         for name, legal in [('dataset', LOADERS), ('architecture', ARCHITECTURES)]:
             value = getattr(self, name)
-            if not isinstance(value, str) or value not in legal: raise ValueError(f'{name} must be one of {list(legal)}, got {value!r}')
+            if not isinstance(value, str) or value not in legal:
+                raise ValueError(f'{name} must be one of {list(legal)}, got {value!r}')
         if type(self.seeds) is not int or not 1 <= self.seeds <= 10_000:
             raise ValueError(f'seeds must be a whole number in [1, 10000], got {self.seeds!r}')
         connection_count(self.sparsity, self.parameters.n_hidden)
@@ -228,9 +230,9 @@ def save_networks(
 )->None:
     "Weights as safetensors; sizes, seeds and numbers of connections go into its metadata"
     tensors = {f'{name}.{key}': w.contiguous() for name, e in networks.items() for key, w in e.weights.items()}
-    about = {name: json.dumps(dict(architecture=asdict(e.architecture), seeds=e.seeds, n_connections=e.n_connections))
+    about = {name: dict(architecture=asdict(e.architecture), seeds=e.seeds, n_connections=e.n_connections)
              for name, e in networks.items()}
-    with written_whole(path) as temporary: save_file(tensors, temporary, metadata=about)
+    with written_whole(path) as temporary: save_file(tensors, temporary, metadata={'networks': json.dumps(about)})
 
 def load_networks(
     path:str|Path, # A `networks.safetensors`
@@ -238,8 +240,7 @@ def load_networks(
     "Trained networks as they were saved"
     with safe_open(path, 'pt') as f:
         networks = {}
-        for name, text in f.metadata().items():
-            about = json.loads(text)
+        for name, about in json.loads(f.metadata()['networks']).items():
             weights = {key.split('.')[1]: f.get_tensor(key) for key in f.keys() if key.startswith(f'{name}.')}
             networks[name] = Ensemble(Architecture(**about['architecture']), weights, tuple(about['seeds']),
                                       tuple(about['n_connections']))
@@ -271,8 +272,8 @@ def read_manifest(
     if not path.is_file(): raise ResultError(f'{folder} holds no finished run: manifest.json is missing')
     try: manifest = json.loads(path.read_text())
     except ValueError as error: raise ResultError(f'{path} is damaged: {error}; {again}') from error
-    missing = {'config', 'files'} - set(manifest) if isinstance(manifest, dict) else 'everything'
-    if missing: raise ResultError(f'{path} is damaged: it lacks {missing}; {again}')
+    whole = isinstance(manifest, dict) and all(isinstance(manifest.get(name), dict) for name in ('config', 'files'))
+    if not whole: raise ResultError(f'{path} is damaged: it lacks "config" or "files"; {again}')
     for name, expected in manifest['files'].items() if verify else ():
         found = sha256(path.with_name(name)) if path.with_name(name).is_file() else 'no file'
         if found != expected:
@@ -284,26 +285,35 @@ def is_finished(
     folder:str|Path, # Folder of a run, which need not exist
     config:RunConfig, # The run that is asked for
 )->bool:
-    "Whether the folder holds this very run; `ResultError` if it holds anything else, or cannot be written to"
-    folder, another = Path(folder), 'choose another with --out'
-    strange = sorted(f.name for f in folder.iterdir() if f.name not in RUN_FILES) if folder.is_dir() else []
-    if strange: raise ResultError(f'{folder} is no folder of a run, it holds {strange[0]!r}; {another}')
-    if (folder / 'manifest.json').exists():
-        found, asked = flat(read_manifest(folder)['config']), flat(asdict(config))
-        if found == asked: return True
-        changed = [f'{name}: {found.get(name)!r}, asked {asked.get(name)!r}' for name in found | asked
-                   if found.get(name) != asked.get(name)]
-        raise ResultError(f'{folder} holds another run ({"; ".join(changed)}); {another}')
+    "Whether the folder holds this very run; `ResultError` if it holds anything else"
+    folder = Path(folder)
+    expected = *RUN_FILES, '.ipynb_checkpoints' # JupyterLab's, of somebody who read the notebook
+    strange = sorted(f.name for f in folder.iterdir() if f.name not in expected) if folder.is_dir() else []
+    if strange: raise ResultError(f'{folder} is no folder of a run, it holds {strange[0]!r}; choose another with --out')
+    if not (folder / 'manifest.json').exists(): return False
+    changed = difference(read_manifest(folder)['config'], asdict(config))
+    if changed: raise ResultError(f'{folder} holds another run ({changed}); choose another with --out')
+    return True
+
+def difference(
+    found:dict, # Configuration of a result
+    asked:dict, # Configuration that is asked for
+)->str: # Empty if they agree
+    "What differs between two configurations, in words"
+    found, asked = ({k: v for k, v in c.items() if k != 'parameters'} | c.get('parameters', {}) for c in (found, asked))
+    return '; '.join(f'{name}: {found.get(name)!r}, asked {asked.get(name)!r}' for name in found | asked
+                     if found.get(name) != asked.get(name))
+
+def make_folder(
+    folder:Path, # Folder for results, which may exist
+)->None:
+    "Make a folder; `ResultError` if it cannot be written to"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with written_whole(folder / 'manifest.json.probe') as temporary: temporary.touch()
         (folder / 'manifest.json.probe').unlink()
-    except OSError as error: raise ResultError(f'{folder} cannot be written to ({error.strerror}); {another}') from error
-    return False
-
-def flat(config:dict)->dict:
-    "A configuration with its parameters on the same level"
-    return {k: v for k, v in config.items() if k != 'parameters'} | config['parameters']
+    except OSError as error:
+        raise ResultError(f'{folder} cannot be written to ({error.strerror}); choose another with --out') from error
 
 # %% ../nbs/10_experiment.ipynb #fa56a083
 class ProgressFile:
@@ -344,10 +354,9 @@ def check_device(
     device:str, # 'cpu', 'cuda' or 'cuda:N'
 )->torch.device:
     "The device by name; `ValueError` if this machine does not have it"
-    try: torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        here = ['cpu'] + [f'cuda:{i}' for i in range(torch.cuda.device_count())]
-        raise ValueError(f'device must be one of {here}, got {device!r}') from error
+    n_cuda = torch.cuda.device_count()
+    here = ['cpu'] + ['cuda'] * (n_cuda > 0) + [f'cuda:{i}' for i in range(n_cuda)]
+    if device not in here: raise ValueError(f'device must be one of {here}, got {device!r}')
     return torch.device(device)
 
 def check_threads(
@@ -366,9 +375,10 @@ def run(
 )->Path: # The folder, with the files of `RUN_FILES` but the notebook
     "Compute a run and write its folder; nothing is computed again that is already there"
     out = Path(out)
-    check_threads(threads)
+    check_device(device), check_threads(threads)
     if is_finished(out, config): return out
-    dataset = load_dataset(config.dataset, download=download).to(check_device(device))
+    dataset = load_dataset(config.dataset, download=download).to(device)
+    make_folder(out)
     torch.set_num_threads(threads)
     with progress_bar(n_run_steps(config, dataset)) as bar: result = compute(config, dataset, bar)
     for name, table in [('metrics', result.metrics), ('history', result.history)]:

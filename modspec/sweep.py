@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SWEEP_BAR', 'repository', 'RunFailed', 'notebook_parameters', 'execute', 'run_notebook', 'seal', 'progress_file',
            'read_progress', 'polling', 'shown_progress', 'SweepConfig', 'load_config', 'snakemake_command', 'run_sweep',
-           'sweep_progress', 'collect_sweep', 'draw_figures']
+           'sweep_progress', 'is_collected', 'collect_sweep', 'draw_figures']
 
 # %% ../nbs/12_sweep.ipynb #962664a0
-import json, os, shutil, subprocess, sys, threading
+import json, os, re, shutil, subprocess, sys, threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -24,7 +24,8 @@ from traitlets.config import Config
 
 from .data import load_dataset
 from .experiment import (RUN_FILES, TABLES, ResultError, RunConfig, check_device, check_threads, collect,
-                                is_finished, known, make_parameters, read_manifest, write_manifest, written_whole)
+                                difference, is_finished, known, make_folder, make_parameters, read_manifest,
+                                write_manifest, written_whole)
 from .training import Parameters
 
 # %% ../nbs/12_sweep.ipynb #5dcd8cf7
@@ -56,7 +57,9 @@ def execute(
     values:dict, # Its parameters
 )->None:
     "Execute a notebook with papermill; `RunFailed` with the error of the cell that failed"
-    known(values, list(papermill.inspect_notebook(notebook)), f'parameter of {notebook.name}:')
+    names = list(papermill.inspect_notebook(notebook))
+    if not names: raise ResultError(f'{notebook} has no cell tagged "parameters": it would run with its defaults')
+    known(values, names, f'parameter of {notebook.name}:')
     try: # ipc: the kernel and papermill talk through files, so parallel runs never compete for ports
         papermill.execute_notebook(notebook, target, values, kernel_name='python3', progress_bar=False,
                                    config=Config({'KernelManager': {'transport': 'ipc'}}))
@@ -77,14 +80,18 @@ def run_notebook(
     check_device(device), check_threads(threads)
     if is_finished(out, config): return out
     load_dataset(config.dataset, download=download)
-    partial, failed = out.with_name(f'.{out.name}.{os.getpid()}'), out.with_name(f'{out.name}.failed')
+    make_folder(out)
+    place = out.resolve() # behind a link
+    partial, failed = place.with_name(f'.{place.name}.{os.getpid()}'), place.with_name(f'{place.name}.failed')
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         with shown_progress(progress_file(out)):
             execute(notebook, partial / 'notebook.ipynb', notebook_parameters(config, partial, device, threads))
         seal(partial, config)
-        for name in RUN_FILES: (out / name).unlink(missing_ok=True)
-        os.replace(partial, out)
+        for name in RUN_FILES: (place / name).unlink(missing_ok=True)
+        shutil.rmtree(place / '.ipynb_checkpoints', ignore_errors=True)
+        os.replace(partial, place)
     except Exception as error:
         shutil.rmtree(failed, ignore_errors=True)
         os.replace(partial, failed)
@@ -173,19 +180,21 @@ def load_config(
     "Read and check a sweep; `ValueError` with the file's name and what is wrong with it"
     try: values = yaml.safe_load(Path(path).read_text())
     except OSError as error: raise ValueError(f'{path} cannot be read: {error.strerror}') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error: raise ValueError(f'{path} is no YAML file: {error}') from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is no YAML file: {" ".join(str(error).split())}') from error
     try:
         known(values, [f.name for f in fields(SweepConfig)], 'setting')
         listed = values.get('sparsities')
         if not isinstance(listed, list) or not listed:
             raise ValueError(f'sparsities must be a list of numbers, got {listed!r}')
-        parameters = make_parameters(values.get('parameters') or {})
+        parameters = make_parameters({} if values.get('parameters') is None else values['parameters'])
         sweep = SweepConfig(**values | {'sparsities': tuple(listed), 'parameters': parameters})
-        counts = [run.n_connections for run in sweep.runs().values()]
+        counts = [sweep.run(p).n_connections for p in listed]
         if len(set(counts)) < len(listed):
             raise ValueError(f'sparsities must give distinct numbers of connections, got {counts}')
-    except (ValueError, TypeError, AttributeError) as error:
-        hint = '; in YAML write 1.0e-4, not 1e-4' if "'" in str(error) and 'sparsity' in str(error) else ''
+    except ValueError as error:
+        number = re.search(r"got '((\d+)e(-\d+))'$", str(error))
+        hint = '; in YAML write {1}.0e{2}, not {0}'.format(*number.groups()) if number else ''
         raise ValueError(f'{path}: {error}{hint}') from error
     return replace(sweep, sparsities=tuple(float(p) for p in listed))
 
@@ -198,18 +207,22 @@ def snakemake_command(
     "The command line that computes a sweep"
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(repository() / 'workflow' / 'Snakefile'),
             '--cores', str(cores), '--keep-going', '--retries', '1', '--rerun-incomplete',
-            '--rerun-triggers', 'mtime', 'input', '--config', f'sweep={config}', f'results={results}']
+            '--rerun-triggers', 'mtime', 'input', '--nolock', '--config', f'sweep={config}', f'results={results}']
 
 def run_sweep(
     config:str|Path, # The sweep's YAML file
     results:str|Path, # Folder of the results
     *, cores:int|None=None, # Runs at the same time; by default as many as there are processors
+    download:bool=False, # Fetch the data if they are missing?
 )->Path: # The folder, with the tables of all runs
     "Compute what is missing of a sweep; `RunFailed` if a run failed twice"
     sweep, results = load_config(config), Path(results)
     folders = {results / 'runs' / name: run for name, run in sweep.runs().items()}
-    load_dataset(sweep.dataset)
-    for folder, run in folders.items(): is_finished(folder, run)
+    collected = is_collected(results, sweep)
+    finished = [is_finished(folder, run) for folder, run in folders.items()]
+    load_dataset(sweep.dataset, download=download)
+    make_folder(results)
+    if not (collected and all(finished)): (results / 'manifest.json').unlink(missing_ok=True) # so Snakemake makes it anew
     command = snakemake_command(config, results, cores or os.cpu_count())
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]) # finds `modspec` and `snakemake`
     log = results / 'sweep.log'
@@ -243,7 +256,20 @@ def sweep_progress(
 
 SWEEP_BAR = '{desc}: {percentage:3.0f}%|{bar:20}| {n:.4g}/{total} runs [{elapsed}<{remaining}{postfix}]'
 
-# %% ../nbs/12_sweep.ipynb #7699cf97
+# %% ../nbs/12_sweep.ipynb #4dec1109
+def is_collected(
+    results:Path, # Folder of a sweep, which need not exist
+    sweep:SweepConfig, # The sweep that is asked for
+)->bool:
+    "Whether the folder holds this sweep's tables; `ResultError` if another's that differs in more than sparsities"
+    if not (results / 'manifest.json').exists(): return False
+    found, asked = read_manifest(results, verify=False)['config'], json.loads(json.dumps(asdict(sweep)))
+    changed = difference(found | {'sparsities': None}, asked | {'sparsities': None})
+    if changed: raise ResultError(f'{results} holds other results ({changed}); choose another with --out')
+    try: return read_manifest(results)['config'] == asked
+    except ResultError: return False
+
+# %% ../nbs/12_sweep.ipynb #4d5a40f7
 def collect_sweep(
     config:str|Path, # The sweep's YAML file
     results:str|Path, # Folder of the results
@@ -251,6 +277,7 @@ def collect_sweep(
     "Join the tables of all runs of a sweep; `ResultError` if one is missing, damaged or of another configuration"
     sweep, results = load_config(config), Path(results)
     folders = {results / 'runs' / name: run for name, run in sweep.runs().items()}
+    is_collected(results, sweep)
     for folder, run in folders.items():
         if read_manifest(folder)['config'] != asdict(run):
             raise ResultError(f'{folder} is a run of another configuration than {config}')
@@ -262,7 +289,7 @@ def collect_sweep(
     write_manifest(results, dict(config=asdict(sweep), runs=list(sweep.runs()), seconds=seconds), TABLES)
     return results
 
-# %% ../nbs/12_sweep.ipynb #5075dcf8
+# %% ../nbs/12_sweep.ipynb #55ee9f14
 def draw_figures(
     results:str|Path, # Folder of a sweep
     out:str|Path|None=None, # Where the figures go; by default `results/figures`
