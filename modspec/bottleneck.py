@@ -35,7 +35,7 @@ def frozen_states(
 def retrain_readouts(
     states:Tensor, # Frozen states, shape (networks, sub-networks, units, pairs)
     shown:Tensor, # Digits, shape (networks, pairs, sub-tasks)
-    parameters:Parameters, # `readout_epochs`, `readout_lr`, `readout_decay`, `batch_size`
+    parameters:Parameters, # `readout_epochs`, `readout_lr`, `readout_decay`, `readout_batch_size`
     *, seeds:tuple[int, ...], # Seed of each network
     n_classes:int=10, # Classes of digits
     bar:tqdm|None=None, # Advanced by one per step
@@ -49,7 +49,7 @@ def retrain_readouts(
     for epoch in range(1, parameters.readout_epochs + 1):
         order = torch.stack([torch.randperm(n_pairs, generator=g) for g in streams]).to(states.device)
         losses = []
-        for chosen in batches(order, parameters.batch_size):
+        for chosen in batches(order, parameters.readout_batch_size):
             x = states.gather(3, chosen[:, None, None].expand(-1, S, units, -1))
             target = shown.gather(1, chosen[..., None].expand(-1, -1, K)).transpose(1, 2)
             loss = readout_loss(W @ x[:, :, None] + b, target)
@@ -103,4 +103,4 @@ def n_readout_steps(
 )->int:
     "Steps of retraining, all epochs together"
     n_pairs = parameters.n_pairs or default_n_pairs(len(dataset.train))
-    return parameters.readout_epochs * max(1, n_pairs // parameters.batch_size)
+    return parameters.readout_epochs * max(1, n_pairs // parameters.readout_batch_size)

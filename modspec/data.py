@@ -173,7 +173,7 @@ def generators(
 
 # %% ../nbs/01_data.ipynb #7b678680
 def draw_pairs(
-    labels:Tensor, # Labels of the images to draw from, shape (images,)
+    labels:Tensor, # Labels of the images to draw from, shape (images,), on the CPU
     n_pairs:int, # How many pairs, > 0
     *, generator:torch.Generator, # Source of every random draw
     n_subnetworks:int=2, # Images per pair
@@ -210,7 +210,7 @@ def as_inputs(
     images:Tensor, # Bytes, any shape
 )->Tensor: # float32 in [0, 1], same shape
     "Pixels as the network sees them"
-    return images.float().div_(255)
+    return images / 255
 
 def held_out_pairs(
     digits:Digits, # The digits to test on

@@ -17,10 +17,10 @@ from .data import generators
 # %% ../nbs/03_deep_r.ipynb #48feac4f
 def split_signs(
     W:Tensor, # Interconnections, shape (networks, directions, N, N)
-    *, generators:Sequence[torch.Generator], # One source of random draws per network
+    *, generators:Sequence[torch.Generator], # One source of random draws per network, on the CPU
 )->tuple[Tensor, Tensor]: # Strengths phi >= 0 and signs (1 or -1), each of W's shape
     "Strengths and constant signs of connections; dormant ones get a random sign"
-    drawn = torch.stack([torch.randint(2, W.shape[1:], generator=g, device=g.device) for g in generators]).to(W)
+    drawn = torch.stack([torch.randint(2, W.shape[1:], generator=g) for g in generators]).to(W)
     return W.abs(), torch.where(W == 0, drawn * 2 - 1, W.sign())
 
 # %% ../nbs/03_deep_r.ipynb #f4337fa9
@@ -85,7 +85,7 @@ class DeepR:
         rewire:bool=True, # If False, connections stay where they are and a dead one stays at strength `birth`
     ):
         self.W, self.rewire, self.l1 = W, rewire, l1
-        self.phi, self.sign = split_signs(W, generators=generators(seeds, 'signs', device=W.device))
+        self.phi, self.sign = split_signs(W.detach(), generators=generators(seeds, 'signs'))
         self.active = (self.phi > 0).to(W)
         self.lr = torch.tensor(lr, device=W.device).view(-1, 1, 1, 1)
         density = self.active.sum((1, 2, 3), keepdim=True) / self.active[0].numel()
@@ -110,7 +110,7 @@ class DeepR:
     def decay(self,
         factor:float, # In (0, 1]
     )->None:
-        "Lower the learning rate, and the random walk with it"
+        "Lower the learning rate, which is Adam's too, and the random walk with it"
         self.lr *= factor
         self.walk *= factor
 

@@ -288,11 +288,15 @@ def is_finished(
     "Whether the folder holds this very run; `ResultError` if it holds anything else"
     folder = Path(folder)
     expected = *RUN_FILES, '.ipynb_checkpoints' # JupyterLab's, of somebody who read the notebook
-    strange = sorted(f.name for f in folder.iterdir() if f.name not in expected) if folder.is_dir() else []
+    inside = [f.name for f in folder.iterdir()] if folder.is_dir() else []
+    strange = sorted(name for name in inside if name not in expected and not name.endswith('.tmp'))
     if strange: raise ResultError(f'{folder} is no folder of a run, it holds {strange[0]!r}; choose another with --out')
     if not (folder / 'manifest.json').exists(): return False
-    changed = difference(read_manifest(folder)['config'], asdict(config))
+    manifest = read_manifest(folder)
+    changed = difference(manifest['config'], asdict(config))
     if changed: raise ResultError(f'{folder} holds another run ({changed}); choose another with --out')
+    if manifest.get('package') != package_hash():
+        raise ResultError(f'{folder} was computed by another version of the code; delete it, or choose another with --out')
     return True
 
 def difference(
@@ -391,7 +395,7 @@ def run(
     write_manifest(out, about, [*TABLES, 'networks.safetensors'])
     return out
 
-# %% ../nbs/10_experiment.ipynb #dbfaeb04
+# %% ../nbs/10_experiment.ipynb #bcc6dbcb
 def collect(
     folders:list[Path], # Folders of runs
     name:str, # 'metrics' or 'history'

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['COLUMN_WIDTH', 'PAGE_WIDTH', 'STYLE', 'COLORS', 'MARKERS', 'LABELS', 'AXIS_LABELS', 'MAIN_METRICS', 'RAW_LABELS',
            'DATASETS', 'METADATA', 'use_style', 'appearance', 'averaged', 'draw_line', 'finish', 'seeds_in_words',
-           'new_axes', 'metric_or_error', 'plot_specialization', 'plot_subnetwork_specialization', 'plot_raw_metric',
+           'new_axes', 'metric_or_error', 'plot_specialization', 'plot_specialization_by_role', 'plot_raw_metric',
            'plot_accuracy', 'share_legend', 'settled', 'figure_specialization', 'figure_raw_metrics',
-           'figure_subnetwork_specialization', 'figure_accuracy', 'caption', 'save_figure']
+           'figure_specialization_by_role', 'figure_accuracy', 'caption', 'save_figure']
 
 # %% ../nbs/11_figures.ipynb #40de1173
 import os
@@ -21,7 +21,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .specialization import CONFIDENCE, metric_rows, specialization, summarize
+from modspec.specialization import (
+    CONFIDENCE,
+    ROLES,
+    metric_rows,
+    specialization,
+    specialization_by_role,
+    summarize,
+)
 
 # %% ../nbs/11_figures.ipynb #098f1d4f
 COLUMN_WIDTH, PAGE_WIDTH = 3.25, 6.75  # inches
@@ -44,13 +51,14 @@ def use_style()->Iterator[None]: # For `with use_style():`, or `@use_style()` on
 
 # %% ../nbs/11_figures.ipynb #0bc0147f
 COLORS = {'bottleneck': '#0072B2', 'weight_mask': '#D55E00', 'correlation': '#009E73', 'cka': '#CC79A7',
-          'standard': '#000000', 'sub-network 0': '#E69F00', 'sub-network 1': '#56B4E9'}
+          'standard': '#000000', 'sub-network 0': '#E69F00', 'sub-network 1': '#56B4E9', ROLES[0]: '#882255',
+          ROLES[1]: '#999933'}
 MARKERS = {'bottleneck': 'o', 'weight_mask': 's', 'correlation': '^', 'cka': 'D', 'standard': 'v',
-           'sub-network 0': '<', 'sub-network 1': '>'}
+           'sub-network 0': '<', 'sub-network 1': '>', ROLES[0]: 'X', ROLES[1]: '*'}
 LABELS = {'weight_mask': 'weight mask', 'cka': 'CKA'}  # where a name in the table does not read well
 
 def appearance(
-    name:str, # Metric, architecture or 'sub-network n'
+    name:str, # Metric, architecture, 'sub-network n' or role
 )->dict[str, str]: # `color` and `marker`, for `Axes.plot`
     "How a thing looks in all figures"
     if name not in COLORS: raise ValueError(f'{name!r} has no color: add it to COLORS and MARKERS beside {[*COLORS]}')
@@ -153,22 +161,22 @@ def plot_specialization(
 
 # %% ../nbs/11_figures.ipynb #37045b55
 @use_style()
-def plot_subnetwork_specialization(
-    table:pd.DataFrame, # Metrics table of one dataset
+def plot_specialization_by_role(
+    table:pd.DataFrame, # Metrics table of one dataset, with `decision_share`
     metric:str, # Any metric M(n, k) of the table
     ax:Axes|None=None, # Drawn on; default: new axes
     *, undefined:str='raise', # 'raise' or 'omit', see `specialization`
-)->Axes: # With one line and one cloud of dots per sub-network
-    "Specialization of each sub-network against sparsity, with a dot per network"
-    spec = specialization(metric_or_error(table, metric), undefined=undefined).dropna(subset='subnetwork')
-    points = averaged(spec, 'specialization', ['subnetwork'])
+)->Axes: # With one line and one cloud of dots per role
+    "Specialization of the sub-network that decides more often, and of the other, with a dot per network"
+    spec = specialization_by_role(specialization(metric_or_error(table, metric), undefined=undefined), table)
+    points = averaged(spec, 'specialization', ['role'])
     ax = ax or new_axes()
-    for n, line in points.groupby('subnetwork'):
-        look = appearance(f'sub-network {n}')
-        dots = spec[(spec['subnetwork'] == n) & spec['trained']]
-        ax.plot(dots['sparsity'] * 1.12**(2 * n - 1), dots['specialization'], '.', color=look['color'], markersize=5,
-                alpha=.6, markeredgewidth=0, label=f'_networks {n}')
-        draw_line(ax, line, f'sub-network {n}', linewidth=1 if n else 2, **look)
+    for role, aside in zip(ROLES, (1 / 1.12, 1.12)):
+        look = appearance(role)
+        dots = spec[(spec['role'] == role) & spec['trained']]
+        ax.plot(dots['sparsity'] * aside, dots['specialization'], '.', color=look['color'], markersize=5, alpha=.6,
+                markeredgewidth=0, label=f'_networks, {role}')
+        draw_line(ax, points[points['role'] == role], role, **look)
     return finish(ax, points, 'sparsity', f'specialization ({LABELS.get(metric, metric)})')
 
 # %% ../nbs/11_figures.ipynb #2a3a7a92
@@ -258,14 +266,14 @@ def figure_raw_metrics(
 
 # %% ../nbs/11_figures.ipynb #ab1e300c
 @use_style()
-def figure_subnetwork_specialization(
-    table:pd.DataFrame, # Metrics table of one dataset with the three main metrics
+def figure_specialization_by_role(
+    table:pd.DataFrame, # Metrics table of one dataset with the three main metrics and `decision_share`
     *, undefined:str='raise', # 'raise' or 'omit', see `specialization`
 )->Figure: # Page width, one panel per metric
-    "The specialization of each sub-network, beside the mean of Fig. 3"
+    "Specialization of the sub-network that decides more often and of the other, beside the mean of Fig. 3"
     fig, axes = plt.subplots(1, len(MAIN_METRICS), sharey=True, figsize=(PAGE_WIDTH, 2.4))
     for ax, metric in zip(axes, MAIN_METRICS):
-        plot_subnetwork_specialization(table, metric, ax, undefined=undefined)
+        plot_specialization_by_role(table, metric, ax, undefined=undefined)
         ax.set(title=LABELS.get(metric, metric), ylabel='specialization')
         ax.label_outer()
     return share_legend(fig, axes, ncols=2)

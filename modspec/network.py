@@ -228,7 +228,7 @@ def plot_architecture(
         draw_column(ax, center, network.architecture, color)
         if images is not None: draw_image(ax, images[n], (center[0], -2.35))
     for d, (n, m) in enumerate(directions(2)):
-        i, j = network.weights['W_sparse'][0, d].nonzero().T.numpy()
+        i, j = network.weights['W_sparse'][0, d].cpu().numpy().nonzero()
         style = dict(color=colors[m], lw=np.clip(4 / len(i)**0.5, 0.1, 1.5), alpha=np.clip(20 / len(i)**0.8, 0.02, 0.8))
         ax.add_collection(LineCollection(np.stack([units[m][j], units[n][i]], 1), zorder=2, **style))
     ax.set(xlim=(-3.1, 3.1), ylim=(-3, 3.2), aspect='equal')
@@ -260,4 +260,4 @@ def draw_image(
     side = int(len(image) ** 0.5)
     x, y = center
     ax.plot([x, x], [y + 0.6, -1.12], color='0.5', lw=1)
-    ax.imshow(image.view(side, side).numpy(), cmap='gray_r', extent=(x - 0.5, x + 0.5, y - 0.5, y + 0.5), zorder=1)
+    ax.imshow(image.view(side, side).cpu().numpy(), cmap='gray_r', extent=(x - 0.5, x + 0.5, y - 0.5, y + 0.5), zorder=1)

@@ -89,8 +89,7 @@ def run_notebook(
         with shown_progress(progress_file(out)):
             execute(notebook, partial / 'notebook.ipynb', notebook_parameters(config, partial, device, threads))
         seal(partial, config)
-        for name in RUN_FILES: (place / name).unlink(missing_ok=True)
-        shutil.rmtree(place / '.ipynb_checkpoints', ignore_errors=True)
+        shutil.rmtree(place) # what an interrupted run left
         os.replace(partial, place)
     except Exception as error:
         shutil.rmtree(failed, ignore_errors=True)
@@ -226,9 +225,14 @@ def run_sweep(
     command = snakemake_command(config, results, cores or os.cpu_count())
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]) # finds `modspec` and `snakemake`
     log = results / 'sweep.log'
+    for folder in folders: progress_file(folder).unlink(missing_ok=True) # of runs that were killed
     with open(log, 'w') as output, sweep_progress(list(folders), str(results)):
-        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                              env=os.environ | {'PATH': path}).returncode
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                                   env=os.environ | {'PATH': path})
+        try: code = process.wait()
+        except KeyboardInterrupt: # Ctrl-C reaches Snakemake too: let it stop its runs
+            process.wait()
+            raise
     if code:
         bad = [folder.name for folder in folders if not (folder / 'manifest.json').exists()]
         raise RunFailed(f'{len(bad)} of {len(folders)} runs did not finish ({", ".join(bad)}); see {log} and {log.parent}/logs')

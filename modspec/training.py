@@ -37,13 +37,14 @@ class Parameters:
     decay:float=0.9 # Factor on `lr` after each epoch (Table 1's "betas", as we read it)
     connection_decay:float=0.95 # Factor on Adam's rate after each epoch (Table 1's "betas", as we read it)
     batch_size:int=64 # Pairs per batch (ours)
-    n_pairs:int=0 # Pairs per epoch (ours); 0: as many as images, see `data.default_n_pairs`
+    n_pairs:int=0 # Pairs per epoch (ours); 0: as many as images, at least 16,000
     walk:float=0.1 # Deep-R's random walk, in learning rates, annealed by 1 - p (ours)
     l1:float=0.0 # Deep-R's pull towards 0, in learning rates (ours)
     task:str='parity' # The main task, one of `data.TASKS`
     readout_epochs:int=5 # Bottleneck metric: epochs of retraining (Table 1)
     readout_lr:float=0.5 # Bottleneck metric: Adadelta's learning rate (Table 1)
     readout_decay:float=0.9 # Bottleneck metric: factor on the rate after each epoch (Table 1, as above)
+    readout_batch_size:int=64 # Bottleneck metric: pairs per batch (ours)
     mask_fraction:float=0.05 # Weight masks: fraction q of the weights (section Weight mask metric)
     mask_epochs:int=1 # Weight masks: epochs (Table 1)
     mask_lr:float=0.1 # Weight masks: learning rate of SGD (Table 1)
@@ -56,7 +57,7 @@ RANGES = { # name: (least, most, is the least itself allowed?); whole numbers ar
     'n_hidden': (2, 10_000, True), 'n_subnetworks': (2, 10, True), 'n_bottleneck': (1, 10_000, True),
     'n_steps': (2, 1000, True), 'epochs': (1, 10_000, True), 'bottleneck_epochs': (1, 10_000, True),
     'readout_epochs': (1, 10_000, True), 'mask_epochs': (1, 10_000, True),
-    'batch_size': (1, 1_000_000, True), 'mask_batch_size': (1, 1_000_000, True), 'n_pairs': (0, 100_000_000, True),
+    'batch_size': (1, 1_000_000, True), 'readout_batch_size': (1, 1_000_000, True), 'mask_batch_size': (1, 1_000_000, True), 'n_pairs': (0, 100_000_000, True),
     'lr': (0, 1e9, False), 'connection_lr_sparse': (0, 1e9, False), 'connection_lr_dense': (0, 1e9, False),
     'readout_lr': (0, 1e9, False), 'mask_lr': (0, 1e9, False), 'decay': (0, 1, False), 'connection_decay': (0, 1, False),
     'readout_decay': (0, 1, False), 'walk': (0, 1e9, True), 'l1': (0, 1e9, True), 'mask_fraction': (0, 1, False)}

@@ -73,7 +73,7 @@ def coded(shown, knows, units=10):
 @pytest.mark.parametrize('knows', [(0, 1), (1, 0), (0, 0)])
 def test_what_states_hold_is_learned(knows):
     "Perfect on the digit that is there; on the other at most what the exclusion of pairs gives away, 1/8"
-    labels, parameters = DIGITS.train.labels, Parameters(batch_size=16)
+    labels, parameters = DIGITS.train.labels, Parameters(readout_batch_size=16)
     seeds = 3, 4
     shown, test = (labels[epoch_pairs(labels, n, generators(seeds, name))].transpose(1, 2)
                    for n, name in ((2000, 'train'), (1000, 'test')))
@@ -83,7 +83,7 @@ def test_what_states_hold_is_learned(knows):
     for n, k in itertools.product(range(2), range(2)):
         if k == knows[n]: assert (M[:, n, k] > .99).all()
         else: assert (M[:, n, k] < .2).all()
-    assert counted.n == 5 * 125 == n_readout_steps(DIGITS, Parameters(batch_size=16, n_pairs=2000))
+    assert counted.n == 5 * 125 == n_readout_steps(DIGITS, Parameters(readout_batch_size=16, n_pairs=2000))
 
 
 def test_retraining_depends_on_the_seed_alone():

@@ -15,18 +15,19 @@ import pandas as pd
 import pytest
 
 from modspec import figures
-from modspec.specialization import specialization, summarize
+from modspec.specialization import ROLES, specialization, specialization_by_role, summarize
 
-ARCHITECTURES = {'bottleneck': ['bottleneck'], 'accuracy': ['bottleneck', 'standard']}
+ARCHITECTURES = {'bottleneck': ['bottleneck'], 'accuracy': ['bottleneck', 'standard'],
+                 'decision_share': ['bottleneck', 'standard']}
 METRICS = ('bottleneck', 'weight_mask', 'correlation', 'cka')
 PLOTS = {
     'specialization': figures.plot_specialization,
     'specialization_q': lambda table, ax=None: figures.plot_specialization(table, ax, 'q'),
-    'subnetworks': lambda table, ax=None: figures.plot_subnetwork_specialization(table, 'correlation', ax),
+    'by_role': lambda table, ax=None: figures.plot_specialization_by_role(table, 'correlation', ax),
     'raw': lambda table, ax=None: figures.plot_raw_metric(table, 'weight_mask', ax),
     'cka': lambda table, ax=None: figures.plot_raw_metric(table, 'cka', ax),
     'accuracy': figures.plot_accuracy}
-FIGURES = [figures.figure_specialization, figures.figure_raw_metrics, figures.figure_subnetwork_specialization,
+FIGURES = [figures.figure_specialization, figures.figure_raw_metrics, figures.figure_specialization_by_role,
            figures.figure_accuracy]
 each_plot = pytest.mark.parametrize('plot', PLOTS.values(), ids=PLOTS)
 each_figure = pytest.mark.parametrize('figure', FIGURES, ids=lambda f: f.__name__)
@@ -35,11 +36,12 @@ each_figure = pytest.mark.parametrize('figure', FIGURES, ids=lambda f: f.__name_
 def make_table(sparsities=(1e-4, .01, 1.), seeds=(0, 1, 2)):
     rng = np.random.default_rng(0)
     rows = []
-    for metric, p, seed, trained in product((*METRICS, 'accuracy'), sparsities, seeds, (True, False)):
+    for metric, p, seed, trained in product((*METRICS, 'accuracy', 'decision_share'), sparsities, seeds, (True, False)):
         for architecture in ARCHITECTURES.get(metric, ['standard']):
             network = dict(dataset='digits', architecture=architecture, sparsity=p, n_connections=round(p * 1e4),
                            q=(1 - p) / (1 + p) / 2, seed=seed, trained=trained, metric=metric)
-            pairs = [(pd.NA, pd.NA)] if metric == 'accuracy' else np.ndindex(2, 2)
+            alone = {'accuracy': [(pd.NA, pd.NA)], 'decision_share': [(0, pd.NA), (1, pd.NA)]}
+            pairs = alone.get(metric, np.ndindex(2, 2))
             rows += [network | dict(subnetwork=n, subtask=k, value=rng.uniform(.1, .9)) for n, k in pairs]
     return pd.DataFrame(rows).astype({'subnetwork': 'Int64', 'subtask': 'Int64'})
 
@@ -172,14 +174,24 @@ def test_raw_data(table, metric):
     assert ('distance' in ax.get_ylabel()) == (metric == 'cka')
 
 
-def test_subnetwork_data(table):
-    ax = figures.plot_subnetwork_specialization(table, 'bottleneck')
-    spec = specialization(table)
-    for n in (0, 1):
-        rows = spec[(spec['metric'] == 'bottleneck') & spec['trained'] & (spec['subnetwork'] == n)]
-        expected = rows.groupby('sparsity')['specialization'].mean()
-        np.testing.assert_allclose(line(ax, f'sub-network {n}').get_ydata(), expected)
-        assert sorted(line(ax, f'_networks {n}').get_ydata()) == sorted(rows['specialization'])  # one dot per network
+def test_role_data(table):
+    ax = figures.plot_specialization_by_role(table, 'bottleneck')
+    spec = specialization_by_role(specialization(table), table)
+    for role in ROLES:
+        for trained, label in ((True, role), (False, f'_{role}, untrained')):
+            rows = spec[(spec['metric'] == 'bottleneck') & (spec['trained'] == trained) & (spec['role'] == role)]
+            expected = rows.groupby('sparsity')['specialization'].mean()
+            np.testing.assert_allclose(line(ax, label).get_ydata(), expected)
+            assert line(ax, label).get_color() == figures.COLORS[role]
+            if trained:  # one dot per network
+                assert sorted(line(ax, f'_networks, {role}').get_ydata()) == sorted(rows['specialization'])
+
+
+def test_role_needs_the_decision_share(table):
+    less = table[(table['metric'] != 'decision_share') | (table['architecture'] == 'standard')]
+    figures.plot_specialization_by_role(less, 'correlation')
+    with pytest.raises(ValueError, match='no decision_share for .*architecture=bottleneck'):
+        figures.plot_specialization_by_role(less, 'bottleneck')
 
 
 def test_accuracy_data(table):
@@ -218,12 +230,13 @@ def test_missing_and_unknown_metrics(table):
 
 def test_undefined_values(table):
     table.loc[(table['metric'] == 'weight_mask') & (table['seed'] == 1) & (table['sparsity'] == 1), 'value'] = 0
-    for draw in (figures.plot_specialization, figures.figure_specialization, figures.figure_subnetwork_specialization):
+    both = figures.figure_specialization, figures.figure_specialization_by_role
+    for draw in (figures.plot_specialization, *both):
         with pytest.raises(ValueError, match='undefined .*seed=1.*metric=weight_mask'): draw(table)
         draw(table, undefined='omit')
     ax = figures.plot_specialization(table, undefined='omit')
     assert 'n = 2–3 seeds' in ax.get_legend().get_title().get_text()
-    [legend] = figures.figure_subnetwork_specialization(table, undefined='omit').legends
+    [legend] = figures.figure_specialization_by_role(table, undefined='omit').legends
     assert legend.get_title().get_text().split('\n')[1] == 'b: n = 2–3 seeds, without markers: untrained'
 
 

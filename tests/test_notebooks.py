@@ -123,7 +123,7 @@ def test_executed_figures(smoke):
     folder = smoke.results / 'figures'
     assert {path.name for path in folder.glob('*.ipynb')} == {path.name for path in FIGURES}
     pictures = sorted(folder.glob('*.png'))
-    names = ['accuracy', 'raw_metrics', 'specialization', 'subnetwork_specialization']
+    names = ['accuracy', 'raw_metrics', 'specialization', 'specialization_by_role']
     assert [path.stem for path in pictures] == names
     for path in pictures:
         image = matplotlib.image.imread(path)

@@ -61,3 +61,9 @@ def test_stored_outputs(path):
         assert output['output_type'] != 'error'
         text = [output.get('text', ''), *(v for k, v in output.get('data', {}).items() if k.startswith('text/'))]
         assert not UNSTABLE.search(''.join(''.join(part) for part in text))
+
+
+@pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
+def test_no_widget_state(path):
+    "Progress bars leave their state, with rates and random names, in a notebook's metadata"
+    assert 'widgets' not in json.loads(path.read_text(encoding='utf-8'))['metadata']

@@ -12,6 +12,7 @@ from modspec.specialization import (
     metric_matrices,
     normalized_difference,
     specialization,
+    specialization_by_role,
     summarize,
 )
 
@@ -158,6 +159,56 @@ def test_table_survives_parquet(tmp_path):
     spec = specialization(random_table())
     spec.to_parquet(tmp_path / 'spec.parquet')
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / 'spec.parquet'), spec)
+
+
+# roles
+
+def shares(values, **network):
+    many = rows(np.tile(values, (len(values), 1)).T, metric='decision_share', **network)  # one row per pair
+    return many[many['subtask'] == 0].assign(subtask=pd.array([pd.NA] * len(values), dtype='Int64'))
+
+
+@pytest.mark.parametrize('share, decider', [([.9, .1], 0), ([.1, .9], 1), ([.5, .5], 0)])
+def test_role(share, decider):
+    m = [[.9, .3], [.3, .5]]
+    by_role = specialization_by_role(specialization(rows(m)), shares(share))
+    expected = normalized_difference(m)
+    assert by_role['role'].tolist() == ['decides more often', 'the other']
+    np.testing.assert_allclose(by_role['specialization'], expected[[decider, 1 - decider]])
+
+
+def test_role_is_that_of_the_same_network():
+    table = pd.concat([random_table(), random_table().assign(architecture='bottleneck')])
+    share = pd.concat([shares([a, 1 - a], seed=seed, trained=trained, sparsity=p, architecture=architecture)
+                       for seed in range(3) for trained in (True, False) for p in (1e-4, .01, 1.)
+                       for architecture in ('standard', 'bottleneck')
+                       for a in [.9 if (seed + trained + (p == 1) + (architecture == 'standard')) % 2 else .2]])
+    spec = specialization(table)
+    by_role = specialization_by_role(spec, pd.concat([table, share]).sample(frac=1, random_state=0))
+    assert len(by_role) == 2 * 3 * 3 * 2 * 3 * 2
+    values = spec.set_index([c for c in spec if c not in ('specialization', 'n_connections', 'q')])['specialization']
+    for row in by_role.itertuples():
+        odd = (row.seed + row.trained + (row.sparsity == 1) + (row.architecture == 'standard')) % 2
+        n = (0 if odd else 1) if row.role == 'decides more often' else (1 if odd else 0)
+        network = (row.dataset, row.architecture, row.sparsity, row.seed, row.trained, row.metric, n)
+        assert row.specialization == values[network]
+
+
+def test_role_among_three():
+    m = np.random.default_rng(0).uniform(.1, 1, (3, 3))
+    by_role = specialization_by_role(specialization(rows(m)), shares([.2, .2, .6]))
+    spec = normalized_difference(m)
+    np.testing.assert_allclose(by_role['specialization'], [spec[2], spec[:2].mean()])
+
+
+def test_role_needs_the_decision_share():
+    spec = specialization(pd.concat([rows([[1, 0], [0, 1]], seed=0), rows([[1, 0], [0, 1]], seed=3)]))
+    given = pd.concat([shares([.9, .1], seed=0), shares([.9, .1], seed=3)])
+    for lacking in (given[given['seed'] == 0], given[(given['seed'] == 0) | (given['subnetwork'] == 0)]):
+        with pytest.raises(ValueError, match='no decision_share for .*seed=3'): specialization_by_role(spec, lacking)
+    with pytest.raises(ValueError, match='no decision_share for .*trained=True'):
+        specialization_by_role(spec, given.assign(trained=False))
+    with pytest.raises(ValueError): specialization_by_role(spec, pd.concat([given, given]))
 
 
 # chance
