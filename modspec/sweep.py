@@ -5,16 +5,18 @@
 # %% auto #0
 __all__ = ['SWEEP_BAR', 'repository', 'RunFailed', 'notebook_parameters', 'execute', 'run_notebook', 'seal', 'progress_file',
            'read_progress', 'polling', 'shown_progress', 'SweepConfig', 'load_config', 'snakemake_command', 'run_sweep',
-           'sweep_progress', 'is_collected', 'collect_sweep', 'draw_figures']
+           'planned', 'sweep_progress', 'is_collected', 'run_state', 'sweep_status', 'seconds_left', 'collect_sweep',
+           'draw_figures']
 
 # %% ../nbs/12_sweep.ipynb #962664a0
-import json, os, re, shutil, subprocess, sys, threading
+import json, os, re, shutil, subprocess, sys, threading, time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import papermill
 import yaml
 from nbclient.exceptions import DeadKernelError
@@ -202,17 +204,21 @@ def snakemake_command(
     config:str|Path, # The sweep's YAML file
     results:str|Path, # Folder of the results
     cores:int, # Runs at the same time
+    *, profile:str|Path|None=None, # Folder of a Snakemake profile, for a cluster
+    dry_run:bool=False, # Only say what would be computed?
 )->list[str]:
     "The command line that computes a sweep"
+    more = (['--profile', str(profile)] if profile else []) + (['--dry-run', '--quiet', 'host', 'reason'] if dry_run else [])
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(repository() / 'workflow' / 'Snakefile'),
             '--cores', str(cores), '--keep-going', '--retries', '1', '--rerun-incomplete',
-            '--rerun-triggers', 'mtime', 'input', '--nolock', '--config', f'sweep={config}', f'results={results}']
+            '--rerun-triggers', 'mtime', 'input', '--nolock', *more, '--config', f'sweep={config}', f'results={results}']
 
 def run_sweep(
     config:str|Path, # The sweep's YAML file
     results:str|Path, # Folder of the results
     *, cores:int|None=None, # Runs at the same time; by default as many as there are processors
     download:bool=False, # Fetch the data if they are missing?
+    profile:str|Path|None=None, # Folder of a Snakemake profile, for a cluster
 )->Path: # The folder, with the tables of all runs
     "Compute what is missing of a sweep; `RunFailed` if a run failed twice"
     sweep, results = load_config(config), Path(results)
@@ -222,7 +228,7 @@ def run_sweep(
     load_dataset(sweep.dataset, download=download)
     make_folder(results)
     if not (collected and all(finished)): (results / 'manifest.json').unlink(missing_ok=True) # so Snakemake makes it anew
-    command = snakemake_command(config, results, cores or os.cpu_count())
+    command = snakemake_command(config, results, cores or os.cpu_count(), profile=profile)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]) # finds `modspec` and `snakemake`
     log = results / 'sweep.log'
     for folder in folders: progress_file(folder).unlink(missing_ok=True) # of runs that were killed
@@ -239,6 +245,18 @@ def run_sweep(
     return results
 
 # %% ../nbs/12_sweep.ipynb #e772bbfe
+def planned(
+    config:str|Path, # The sweep's YAML file
+    results:str|Path, # Folder of the results
+    *, profile:str|Path|None=None, # Folder of a Snakemake profile, for a cluster
+)->str:
+    "What Snakemake would do for a sweep, in its own words; nothing is computed"
+    load_config(config)
+    command = snakemake_command(config, results, os.cpu_count(), profile=profile, dry_run=True)
+    answer = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if answer.returncode: raise ValueError(f'Snakemake refuses: {answer.stdout.strip()}')
+    return answer.stdout.strip()
+
 @contextmanager
 def sweep_progress(
     folders:list[Path], # Folders of all runs
@@ -274,6 +292,39 @@ def is_collected(
     except ResultError: return False
 
 # %% ../nbs/12_sweep.ipynb #4d5a40f7
+def run_state(
+    folder:Path, # Folder of a run
+    config:RunConfig, # The run
+)->dict: # `state`, `progress` from 0 to 1, and `seconds` of a finished run
+    "What is known of one run from the files it has left"
+    path = progress_file(folder)
+    if (folder / 'manifest.json').exists():
+        manifest = read_manifest(folder, verify=False)
+        done = not difference(manifest['config'], asdict(config))
+        return dict(state='done' if done else 'other', progress=float(done), seconds=manifest['seconds']['total'])
+    if path.exists() and time.time() - path.stat().st_mtime < 60:
+        state = read_progress(path)
+        return dict(state='running', progress=state['n'] / state['total'], seconds=None)
+    return dict(state='failed' if folder.with_name(f'{folder.name}.failed').exists() else 'missing', progress=0., seconds=None)
+
+def sweep_status(
+    config:str|Path, # The sweep's YAML file
+    results:str|Path, # Folder of the results
+)->pd.DataFrame: # One row per sparsity: `sparsity`, `connections`, `state`, `progress`, `seconds`
+    "The state of every run of a sweep"
+    runs = load_config(config).runs()
+    return pd.DataFrame([dict(sparsity=run.sparsity, connections=run.n_connections) | run_state(Path(results) / 'runs' / name, run)
+                         for name, run in runs.items()])
+
+def seconds_left(
+    status:pd.DataFrame, # From `sweep_status`
+)->float|None: # None while no run is done
+    "Time until a sweep is done, if runs take as long as those done so far and as many run at once as now"
+    per_run, at_once = status['seconds'].mean(), max(1, (status['state'] == 'running').sum())
+    left = (1 - status['progress'])[status['state'] != 'done'].sum()
+    return None if status['seconds'].isna().all() else float(left * per_run / at_once)
+
+# %% ../nbs/12_sweep.ipynb #48d81bbc
 def collect_sweep(
     config:str|Path, # The sweep's YAML file
     results:str|Path, # Folder of the results
@@ -293,7 +344,7 @@ def collect_sweep(
     write_manifest(results, dict(config=asdict(sweep), runs=list(sweep.runs()), seconds=seconds), TABLES)
     return results
 
-# %% ../nbs/12_sweep.ipynb #55ee9f14
+# %% ../nbs/12_sweep.ipynb #2953f537
 def draw_figures(
     results:str|Path, # Folder of a sweep
     out:str|Path|None=None, # Where the figures go; by default `results/figures`

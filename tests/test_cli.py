@@ -14,7 +14,7 @@ from modspec.experiment import RunConfig
 from modspec.training import Parameters
 
 MODSPEC = Path(sys.executable).with_name('modspec')
-COMMANDS = ['run', 'reproduce', 'figures', 'collect', 'q']
+COMMANDS = ['run', 'sweep', 'status', 'reproduce', 'figures', 'collect', 'q']
 TINY = dict(epochs=1, n_hidden=10, n_pairs=200, batch_size=20)
 
 
@@ -249,3 +249,10 @@ def test_q(args, expected):
 def test_q_refuses(args, message):
     answer = invoke('q', *args)
     assert message in one_line(answer.exit_code, answer.stderr) and answer.stdout == ''
+
+
+def test_status_and_plan_of_a_finished_sweep(smoke):
+    answer = invoke('status', str(smoke.config), '--out', str(smoke.results))
+    assert answer.exit_code == 0 and answer.output.splitlines()[-1] == '2 done'
+    answer = invoke('sweep', str(smoke.config), '--out', str(smoke.results), '--dry-run')
+    assert answer.exit_code == 0 and 'Nothing to be done' in answer.output

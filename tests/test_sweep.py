@@ -32,14 +32,18 @@ from modspec.sweep import (
     execute,
     load_config,
     notebook_parameters,
+    planned,
     progress_file,
     read_progress,
     repository,
     run_notebook,
+    run_state,
     run_sweep,
     seal,
+    seconds_left,
     shown_progress,
     sweep_progress,
+    sweep_status,
 )
 from modspec.training import Parameters
 
@@ -86,7 +90,7 @@ def no_kernel(monkeypatch):
     "Fails if a kernel or Snakemake is started"
     def forbidden(*_, **__): raise AssertionError('something was started')
     monkeypatch.setattr(sweep, 'execute', forbidden)
-    monkeypatch.setattr(sweep.subprocess, 'run', forbidden)
+    for name in ('run', 'Popen'): monkeypatch.setattr(sweep.subprocess, name, forbidden)
 
 
 # configurations
@@ -389,7 +393,7 @@ def test_run_that_was_deleted(there, monkeypatch):
     write_config(there / 'sweep.yaml')
     results = swept('sweep.yaml', there / 'results')
     command = sweep.snakemake_command
-    monkeypatch.setattr(sweep, 'snakemake_command', lambda *args: [*command(*args), '--dry-run'])
+    monkeypatch.setattr(sweep, 'snakemake_command', lambda *args, **how: [*command(*args, **how), '--dry-run'])
     for name in RUN_FILES: (results / 'runs' / 'p=1.0' / name).unlink()
     run_sweep('sweep.yaml', 'results')
     plan = (results / 'sweep.log').read_text()
@@ -398,7 +402,7 @@ def test_run_that_was_deleted(there, monkeypatch):
 
 def test_failed_sweep_names_its_runs(there, monkeypatch):
     write_config(there / 'sweep.yaml')
-    monkeypatch.setattr(sweep, 'snakemake_command', lambda *_: [sys.executable, '-c', 'raise SystemExit(1)'])
+    monkeypatch.setattr(sweep, 'snakemake_command', lambda *_, **__: [sys.executable, '-c', 'raise SystemExit(1)'])
     computed(load_config('sweep.yaml').run(0.01), there / 'results' / 'runs' / 'p=0.01')
     with pytest.raises(RunFailed, match=r'1 of 2 runs did not finish \(p=1.0\); see results/sweep.log'):
         run_sweep('sweep.yaml', 'results')
@@ -416,6 +420,52 @@ def test_smoke_sweep(smoke):
     rows_per_network = 2 * (1 + 2 + 4 + 2 + 4 + 2 + 4) + 2 * (1 + 2 + 4)
     assert len(read_table(smoke.results)) == 2 * config.seeds * rows_per_network
     read_manifest(smoke.results)
+
+
+# plans and states
+
+def test_planned_lists_what_is_missing_and_makes_nothing(there):
+    write_config(there / 'sweep.yaml')
+    plan = planned('sweep.yaml', 'results')
+    assert 'wildcards: p=0.01' in plan and 'wildcards: p=1.0' in plan
+    assert not (there / 'results').exists()
+    computed(load_config('sweep.yaml').run(0.01), there / 'results' / 'runs' / 'p=0.01')
+    plan = planned('sweep.yaml', 'results')
+    assert 'wildcards: p=0.01' not in plan and 'wildcards: p=1.0' in plan
+    with pytest.raises(ValueError, match='Snakemake refuses: .*no-such-profile'):
+        planned('sweep.yaml', 'results', profile='no-such-profile')
+
+
+def test_slurm_profile_sends_jobs_to_slurm():
+    profile = repository() / 'workflow' / 'profiles' / 'slurm'
+    assert yaml.safe_load((profile / 'config.yaml').read_text())['executor'] == 'slurm'
+    command = sweep.snakemake_command('sweep.yaml', 'results', 2, profile=profile)
+    assert command[command.index('--profile') + 1] == str(profile)
+
+
+def test_status(there):
+    sparsities = [0.01, 0.1, 0.3, 0.5, 1.]
+    write_config(there / 'sweep.yaml', sparsities)
+    runs = {p: Path('results', 'runs', f'p={p!r}') for p in sparsities}
+    assert set(sweep_status('sweep.yaml', 'results')['state']) == {'missing'}
+    computed(load_config('sweep.yaml').run(0.01), runs[0.01])
+    computed(load_config('sweep.yaml').run(0.1), runs[0.3])  # of another sparsity
+    for p in (0.5, 1.): progress_file(runs[p]).write_text(json.dumps(dict(n=1, total=4, text='training')))
+    long_ago = progress_file(runs[1.]).stat().st_mtime - 3600
+    os.utime(progress_file(runs[1.]), (long_ago, long_ago))  # of a run that was killed
+    runs[1.].with_name('p=1.0.failed').mkdir()
+    status = sweep_status('sweep.yaml', 'results')
+    assert status['state'].tolist() == ['done', 'missing', 'other', 'running', 'failed']
+    assert status['progress'].tolist() == [1, 0, 0, .25, 0] and status['connections'].tolist() == [1, 10, 30, 50, 100]
+    assert run_state(runs[0.01], load_config('sweep.yaml').run(0.01))['seconds'] == status['seconds'][0] > 0
+
+
+def test_seconds_left():
+    status = pd.DataFrame(dict(state=['done', 'running', 'running', 'missing'], progress=[1, .5, .5, 0],
+                               seconds=[10., None, None, None]))
+    assert seconds_left(status) == 10  # two more runs' worth of work, two at once
+    assert seconds_left(status[1:]) is None
+    assert seconds_left(status[:1]) == 0
 
 
 # progress
