@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 import tqdm
@@ -102,13 +103,22 @@ def test_load_config(tmp_path):
     assert load_config(path).runs() == {f'p={p!r}': RunConfig(p, *same) for p in expected}
 
 
-@pytest.mark.parametrize('name', ['smoke', 'quick'])
+@pytest.mark.parametrize('name', ['smoke', 'quick', 'mnist'])
 def test_committed_configurations(name):
     "The quick one has at least 6 sparsities from 1/N^2 to 1, 5 seeds, both architectures, and the paper's parameters"
     found = load_config(repository() / 'config' / f'{name}.yaml')
     assert min(found.sparsities) == 1e-4 and max(found.sparsities) == 1 and found.architecture == 'both'
-    assert found.dataset == 'digits'
-    if name == 'quick': assert len(found.sparsities) >= 6 and found.seeds == 5 and found.parameters == Parameters()
+    assert found.dataset == ('mnist' if name == 'mnist' else 'digits')
+    if name != 'smoke': assert len(found.sparsities) >= 6 and found.seeds == 5 and found.parameters == Parameters()
+
+
+def test_the_papers_configuration():
+    found = load_config(repository() / 'config' / 'paper.yaml')
+    counts = [run.n_connections for run in found.runs().values()]
+    assert (min(counts), max(counts)) == (1, 10_000) and len(counts) >= 20 and found.seeds >= 10
+    steps = np.diff(np.log(counts[10:]))  # below, whole numbers of connections leave no choice
+    assert steps.max() / steps.min() < 1.05
+    assert (found.dataset, found.architecture, found.parameters) == ('mnist', 'both', Parameters())
 
 
 @pytest.mark.parametrize('rest', ['', 'parameters:', 'parameters: {}'])
