@@ -262,15 +262,18 @@ def sweep_progress(
     folders:list[Path], # Folders of all runs
     title:str, # What the bar says
 )->Iterator[None]:
-    "One progress bar over all runs of a sweep, fed by the files in which they say how far they are"
+    "A bar over all runs of a sweep, fed by the files in which they say how far they are; in a log, a line per run"
     def state():
         done = [(folder / 'manifest.json').exists() for folder in folders]
         running = [read_progress(progress_file(f)) for f, d in zip(folders, done) if not d and progress_file(f).exists()]
         return sum(done), running
-    start, _ = state()
-    with tqdm(total=len(folders), initial=start, desc=title, disable=None, bar_format=SWEEP_BAR) as bar:
+    said, _ = state()
+    with tqdm(total=len(folders), initial=said, desc=title, disable=None, bar_format=SWEEP_BAR) as bar:
         def look():
+            nonlocal said
             done, running = state()
+            if bar.disable and done != said: print(f'{title}: {done} of {len(folders)} runs done', file=sys.stderr, flush=True)
+            said = done
             bar.n = max(bar.n, round(done + sum(r['n'] / r['total'] for r in running), 2))
             bar.set_postfix_str(' | '.join(r['text'] for r in running) or 'starting')
         with polling(look): yield

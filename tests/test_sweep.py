@@ -537,3 +537,13 @@ def test_progress_is_shown_while_it_lasts(tmp_path, bars):
         path.write_text(json.dumps(dict(n=5, total=10, text='half')))
         while bars[0].n != 5: pass
         assert bars[0].total == 10 and 'half' in bars[0].desc
+
+
+def test_a_log_gets_a_line_per_finished_run(tmp_path, capfd):
+    folders = [tmp_path / name for name in 'abc']
+    for folder in folders: folder.mkdir()
+    (folders[0] / 'manifest.json').touch()
+    with sweep_progress(folders, 'mine'):
+        assert capfd.readouterr().err == ''
+        (folders[1] / 'manifest.json').touch()
+    assert capfd.readouterr().err == 'mine: 2 of 3 runs done\n'
