@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data import Dataset, Digits, default_n_pairs, generators, held_out_pairs
-from .network import Ensemble, affine, final_state, input_drive
-from .training import Adadelta, Parameters, batches, check_finite, epoch_pairs, gather_batch
+from .data import Dataset, Digits, generators, held_out_pairs
+from .network import Ensemble, affine
+from .training import (Adadelta, Parameters, batches, check_finite, epoch_pairs, final_states, n_batches,
+                              pairs_per_epoch)
 
 # %% ../nbs/05_bottleneck.ipynb #c78fa41f
 @torch.no_grad()
@@ -23,12 +24,9 @@ def frozen_states(
     pairs:Tensor, # Indices of images, shape (networks or 1, sub-networks, pairs)
 )->tuple[Tensor, Tensor]: # States (networks, sub-networks, units, pairs), and digits (networks or 1, pairs, sub-tasks)
     "The states that the last read-out sees: the bottleneck's, or without one the hidden units'"
-    states, shown, weights = [], [], ensemble.weights
-    for index in pairs.split(500, dim=2):
-        x, labels = gather_batch(digits, index)
-        h = final_state(weights, input_drive(weights, x), ensemble.architecture.n_steps)
-        states.append(affine(weights, 'hb', h) if ensemble.architecture.n_bottleneck else h)
-        shown.append(labels)
+    squeezed = ensemble.architecture.n_bottleneck
+    states, shown = zip(*((affine(ensemble.weights, 'hb', h) if squeezed else h, labels)
+                          for h, labels in final_states(ensemble, digits, pairs)))
     return torch.cat(states, 3), torch.cat(shown, 1)
 
 # %% ../nbs/05_bottleneck.ipynb #298d3ef1
@@ -89,7 +87,7 @@ def bottleneck_metric(
     *, bar:tqdm|None=None, # Advanced by one per step
 )->dict[str, Tensor]: # 'bottleneck': M(n, k), shape (networks, sub-networks, sub-tasks), in [0, 1]
     "Accuracy of retrained read-outs, per sub-network and sub-task (paper, section Bottleneck metric)"
-    n_pairs, S = parameters.n_pairs or default_n_pairs(len(dataset.train)), ensemble.architecture.n_subnetworks
+    n_pairs, S = pairs_per_epoch(dataset, parameters), ensemble.architecture.n_subnetworks
     pairs = epoch_pairs(dataset.train.labels, n_pairs, generators(ensemble.seeds, 'readout pairs'), S)
     states, shown = frozen_states(ensemble, dataset.train, pairs)
     readouts = retrain_readouts(states, shown, parameters, seeds=ensemble.seeds,
@@ -102,5 +100,4 @@ def n_readout_steps(
     parameters:Parameters, # How to retrain
 )->int:
     "Steps of retraining, all epochs together"
-    n_pairs = parameters.n_pairs or default_n_pairs(len(dataset.train))
-    return parameters.readout_epochs * max(1, n_pairs // parameters.readout_batch_size)
+    return parameters.readout_epochs * n_batches(pairs_per_epoch(dataset, parameters), parameters.readout_batch_size)

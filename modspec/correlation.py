@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data import Dataset, Digits, generators, held_out_pairs
-from .network import Ensemble, final_state, input_drive
-from .training import Parameters, gather_batch
+from .network import Ensemble
+from .training import Parameters, final_states
 
 # %% ../nbs/07_correlation.ipynb #bab5ec13
 def standardize(
@@ -66,19 +66,14 @@ def linear_cka(
     return cross**2 / (own_x * own_y)
 
 # %% ../nbs/07_correlation.ipynb #830f53d3
-@torch.no_grad()
 def hidden_on_test(
     ensemble:Ensemble, # Networks
     digits:Digits, # Images and labels, on the same device
 )->tuple[Tensor, Tensor]: # h_T (networks, sub-networks, N, pairs), and digits (pairs, sub-tasks)
     "Final hidden states on the held-out pairs"
     pairs = held_out_pairs(digits, n_subnetworks=ensemble.architecture.n_subnetworks)[None]
-    states, shown = [], []
-    for index in pairs.split(500, dim=2):
-        x, labels = gather_batch(digits, index)
-        states.append(final_state(ensemble.weights, input_drive(ensemble.weights, x), ensemble.architecture.n_steps))
-        shown.append(labels[0])
-    return torch.cat(states, 3), torch.cat(shown)
+    states, shown = zip(*final_states(ensemble, digits, pairs))
+    return torch.cat(states, 3), torch.cat(shown, 1)[0]
 
 def conditioned_cka(
     h:Tensor, # States, shape (networks, sub-networks, units, pairs)

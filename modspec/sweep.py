@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SWEEP_BAR', 'repository', 'RunFailed', 'notebook_parameters', 'execute', 'run_notebook', 'seal', 'progress_file',
            'read_progress', 'polling', 'shown_progress', 'SweepConfig', 'load_config', 'snakemake_command', 'run_sweep',
-           'planned', 'sweep_progress', 'is_collected', 'run_state', 'sweep_status', 'seconds_left', 'collect_sweep',
-           'draw_figures']
+           'planned', 'sweep_progress', 'is_collected', 'is_complete', 'run_state', 'sweep_status', 'seconds_left',
+           'collect_sweep', 'draw_figures']
 
 # %% ../nbs/12_sweep.ipynb #962664a0
 import json, os, re, shutil, subprocess, sys, threading, time
@@ -174,6 +174,10 @@ class SweepConfig:
         "The run of one sparsity"
         return RunConfig(sparsity, self.dataset, self.seeds, self.architecture, self.parameters)
 
+    def folders(self, results:str|Path)->dict[Path, RunConfig]:
+        "The runs by their folders"
+        return {Path(results) / 'runs' / name: run for name, run in self.runs().items()}
+
 # %% ../nbs/12_sweep.ipynb #a57d5d33
 def load_config(
     path:str|Path, # A YAML file
@@ -206,9 +210,12 @@ def snakemake_command(
     cores:int, # Runs at the same time
     *, profile:str|Path|None=None, # Folder of a Snakemake profile, for a cluster
     dry_run:bool=False, # Only say what would be computed?
+    anew:bool=False, # Make the tables anew although they are there?
 )->list[str]:
     "The command line that computes a sweep"
-    more = (['--profile', str(profile)] if profile else []) + (['--dry-run', '--quiet', 'host', 'reason'] if dry_run else [])
+    more = ['--profile', str(profile)] if profile else []
+    if dry_run: more += ['--dry-run', '--quiet', 'host', 'reason']
+    if anew: more += ['--forcerun', 'collect']
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(repository() / 'workflow' / 'Snakefile'),
             '--cores', str(cores), '--keep-going', '--retries', '1', '--rerun-incomplete',
             '--rerun-triggers', 'mtime', 'input', '--nolock', *more, '--config', f'sweep={config}', f'results={results}']
@@ -222,17 +229,15 @@ def run_sweep(
 )->Path: # The folder, with the tables of all runs
     "Compute what is missing of a sweep; `RunFailed` if a run failed twice"
     sweep, results = load_config(config), Path(results)
-    folders = {results / 'runs' / name: run for name, run in sweep.runs().items()}
-    collected = is_collected(results, sweep)
-    finished = [is_finished(folder, run) for folder, run in folders.items()]
+    folders, complete = list(sweep.folders(results)), is_complete(results, sweep)
     load_dataset(sweep.dataset, download=download)
     make_folder(results)
-    if not (collected and all(finished)): (results / 'manifest.json').unlink(missing_ok=True) # so Snakemake makes it anew
+    if not complete: (results / 'manifest.json').unlink(missing_ok=True) # so Snakemake makes it anew
     command = snakemake_command(config, results, cores or os.cpu_count(), profile=profile)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]) # finds `modspec` and `snakemake`
     log = results / 'sweep.log'
     for folder in folders: progress_file(folder).unlink(missing_ok=True) # of runs that were killed
-    with open(log, 'w') as output, sweep_progress(list(folders), str(results)):
+    with open(log, 'w') as output, sweep_progress(folders, str(results)):
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                                    env=os.environ | {'PATH': path})
         try: code = process.wait()
@@ -251,8 +256,8 @@ def planned(
     *, profile:str|Path|None=None, # Folder of a Snakemake profile, for a cluster
 )->str:
     "What Snakemake would do for a sweep, in its own words; nothing is computed"
-    load_config(config)
-    command = snakemake_command(config, results, os.cpu_count(), profile=profile, dry_run=True)
+    anew = not is_complete(Path(results), load_config(config))
+    command = snakemake_command(config, results, os.cpu_count(), profile=profile, dry_run=True, anew=anew)
     answer = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if answer.returncode: raise ValueError(f'Snakemake refuses: {answer.stdout.strip()}')
     return answer.stdout.strip()
@@ -294,6 +299,14 @@ def is_collected(
     try: return read_manifest(results)['config'] == asked
     except ResultError: return False
 
+def is_complete(
+    results:Path, # Folder of a sweep, which need not exist
+    sweep:SweepConfig, # The sweep that is asked for
+)->bool:
+    "Whether nothing is left to do for this sweep; `ResultError` if the folder, or that of a run, holds something else"
+    collected = is_collected(results, sweep)
+    return all([is_finished(folder, run) for folder, run in sweep.folders(results).items()]) and collected
+
 # %% ../nbs/12_sweep.ipynb #4d5a40f7
 def run_state(
     folder:Path, # Folder of a run
@@ -315,9 +328,8 @@ def sweep_status(
     results:str|Path, # Folder of the results
 )->pd.DataFrame: # One row per sparsity: `sparsity`, `connections`, `state`, `progress`, `seconds`
     "The state of every run of a sweep"
-    runs = load_config(config).runs()
-    return pd.DataFrame([dict(sparsity=run.sparsity, connections=run.n_connections) | run_state(Path(results) / 'runs' / name, run)
-                         for name, run in runs.items()])
+    return pd.DataFrame([dict(sparsity=run.sparsity, connections=run.n_connections) | run_state(folder, run)
+                         for folder, run in load_config(config).folders(results).items()])
 
 def seconds_left(
     status:pd.DataFrame, # From `sweep_status`
@@ -334,16 +346,17 @@ def collect_sweep(
 )->Path: # The folder
     "Join the tables of all runs of a sweep; `ResultError` if one is missing, damaged or of another configuration"
     sweep, results = load_config(config), Path(results)
-    folders = {results / 'runs' / name: run for name, run in sweep.runs().items()}
     is_collected(results, sweep)
-    for folder, run in folders.items():
-        if read_manifest(folder)['config'] != asdict(run):
+    seconds = {}
+    for folder, run in sweep.folders(results).items():
+        manifest = read_manifest(folder, verify=False) # `collect` verifies
+        if manifest['config'] != asdict(run):
             raise ResultError(f'{folder} is a run of another configuration than {config}')
+        seconds[folder.name] = manifest['seconds']
+    tables = {name: collect(list(sweep.folders(results)), name) for name in ('metrics', 'history')}
     (results / 'manifest.json').unlink(missing_ok=True)
-    for name in ('metrics', 'history'):
-        table = collect(list(folders), name)
+    for name, table in tables.items():
         with written_whole(results / f'{name}.parquet') as temporary: table.to_parquet(temporary, index=False)
-    seconds = {folder.name: read_manifest(folder, verify=False)['seconds'] for folder in folders}
     write_manifest(results, dict(config=asdict(sweep), runs=list(sweep.runs()), seconds=seconds), TABLES)
     return results
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data import Dataset, default_n_pairs, generators, held_out_pairs
+from .data import Dataset, generators, held_out_pairs
 from .network import Ensemble, decide, final_state, input_drive, readouts
-from .training import Parameters, batch_loss, batches, check_finite, epoch_pairs, gather_batch
+from .training import (Parameters, batch_loss, batches, check_finite, epoch_pairs, gather_batch, n_batches,
+                              pairs_per_epoch)
 
 # %% ../nbs/06_weight_mask.ipynb #f4591efb
 def scored_names(
@@ -82,9 +83,9 @@ def train_masks(
     start = [torch.empty(K, S, P).uniform_(-bound, bound, generator=g) for g in generators(ensemble.seeds, 'mask scores')]
     scores = torch.cat(start).to(ensemble.device).requires_grad_()
     optimizer = torch.optim.SGD([scores], lr=parameters.mask_lr, momentum=0.9, weight_decay=5e-4)
-    streams = generators(ensemble.seeds, 'mask pairs')
+    streams, n_pairs = generators(ensemble.seeds, 'mask pairs'), pairs_per_epoch(dataset, parameters)
     for epoch in range(1, parameters.mask_epochs + 1):
-        pairs = epoch_pairs(dataset.train.labels, parameters.n_pairs or default_n_pairs(len(dataset.train)), streams, S)
+        pairs = epoch_pairs(dataset.train.labels, n_pairs, streams, S)
         losses = []
         for index in batches(pairs, parameters.mask_batch_size):
             x, shown = gather_batch(dataset.train, index)
@@ -133,5 +134,4 @@ def n_mask_steps(
     parameters:Parameters, # How to train the masks
 )->int:
     "Steps of mask training, all epochs together"
-    n_pairs = parameters.n_pairs or default_n_pairs(len(dataset.train))
-    return parameters.mask_epochs * max(1, n_pairs // parameters.mask_batch_size)
+    return parameters.mask_epochs * n_batches(pairs_per_epoch(dataset, parameters), parameters.mask_batch_size)

@@ -184,7 +184,8 @@ def test_exchanged_sub_networks(monkeypatch, name):
     def gather_exchanged(digits, index):
         x, shown = gather(digits, index)
         return x.flip(1), shown
-    monkeypatch.setattr(home(name), 'gather_batch', gather_exchanged)
+    for module in {training, home(name)}:  # states are gathered in one of them, or in both
+        if hasattr(module, 'gather_batch'): monkeypatch.setattr(module, 'gather_batch', gather_exchanged)
     after = MEASURES[name](changed(ensemble, exchange(ensemble.weights)), DATA, PARAMETERS)
     # shares of a mask are counted where its scores are, which have gone with the weights
     flipped = {metric: array if metric == 'weight_mask' else array.flip(1) for metric, array in after.items()}

@@ -446,6 +446,21 @@ def test_planned_lists_what_is_missing_and_makes_nothing(there):
         planned('sweep.yaml', 'results', profile='no-such-profile')
 
 
+def test_plan_is_what_the_sweep_would_do(there):
+    "Tables that are there hide neither a run that was deleted nor a changed configuration"
+    write_config(there / 'sweep.yaml')
+    results = swept('sweep.yaml', there / 'results')
+    assert 'Nothing to be done' in planned('sweep.yaml', 'results')
+    before = contents(results)
+    for name in RUN_FILES: (results / 'runs' / 'p=1.0' / name).rename(there / name)
+    plan = planned('sweep.yaml', 'results')
+    assert 'wildcards: p=1.0' in plan and 'wildcards: p=0.01' not in plan and 'rule collect:' in plan
+    for name in RUN_FILES: (there / name).rename(results / 'runs' / 'p=1.0' / name)
+    write_config(there / 'sweep.yaml', seeds=2)
+    with pytest.raises(ResultError, match='seeds: 1, asked 2'): planned('sweep.yaml', 'results')
+    assert contents(results) == before
+
+
 def test_slurm_profile_sends_jobs_to_slurm():
     profile = repository() / 'workflow' / 'profiles' / 'slurm'
     assert yaml.safe_load((profile / 'config.yaml').read_text())['executor'] == 'slurm'
