@@ -24,7 +24,8 @@ def smoke(tmp_path_factory) -> Smoke:
     config = ROOT / 'config' / 'smoke.yaml'
     command = [Path(sys.executable).with_name('modspec'), 'reproduce', config, '--out', 'the results']
     answer = subprocess.run(command, cwd=cwd, env=os.environ | {'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
+    logs = '\n'.join(path.read_text() for path in sorted(cwd.glob('*/**/*.log')))
+    assert answer.returncode == 0, answer.stderr + logs
     return Smoke(config, cwd / 'the results', answer)
 
 

@@ -377,6 +377,13 @@ def test_manifest(finished):
     assert sum(stages) <= total + 0.01 and min(stages) >= 0
 
 
+def test_package_hash_covers_what_a_run_is_computed_with():
+    "and nothing else: a new figure does not make old results worthless"
+    names = "import sys, modspec.experiment; print(*sorted(name for name in sys.modules if 'modspec.' in name))"
+    loaded = subprocess.run([sys.executable, '-c', names], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == [f'modspec.{name}' for name in experiment.COMPUTING]
+
+
 def test_checksum_is_sha256(tmp_path):
     (tmp_path / 'file').write_bytes(b'abc')
     assert sha256(tmp_path / 'file') == 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'

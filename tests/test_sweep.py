@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,6 +23,7 @@ from modspec.experiment import (
     RunConfig,
     collect,
     is_finished,
+    package_hash,
     read_manifest,
     read_table,
 )
@@ -309,6 +311,21 @@ def test_kernel_that_dies(tmp_path, checkout):
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != 'out') == ['checkout', 'out.failed']
 
 
+def test_kernels_of_parallel_runs_share_no_socket(there):
+    "whatever folder they are started in"
+    notebook = nbformat.read(repository() / 'nbs' / 'runs' / 'sparsity.ipynb', 4)
+    look = nbformat.v4.new_code_cell('from ipykernel.connect import get_connection_info\nprint(get_connection_info())')
+    notebook.cells = [cell for cell in notebook.cells if cell.metadata.get('tags') == ['parameters']] + [look]
+    nbformat.write(notebook, 'notebook.ipynb')
+    for name in ('a.ipynb', 'b.ipynb'): execute(Path('notebook.ipynb'), there / name, {})
+    places = [json.loads(nbformat.read(there / name, 4).cells[-1].outputs[0].text) for name in ('a.ipynb', 'b.ipynb')]
+    assert {place['transport'] for place in places} == {'ipc'} and places[0]['ip'] != places[1]['ip']
+    for place in places:
+        folder = Path(place['ip']).parent
+        assert folder.is_absolute() and folder.name.startswith('modspec-') and not folder.exists()
+    assert {path.name for path in there.iterdir()} == {'notebook.ipynb', 'a.ipynb', 'b.ipynb'}
+
+
 def test_misspelt_parameter_is_refused(tmp_path):
     "where papermill would only warn"
     for notebook in ('runs/sparsity', 'figures/accuracy'):
@@ -330,7 +347,8 @@ def test_collect_sweep(there):
     config = load_config('sweep.yaml')
     manifest = read_manifest(results)
     assert manifest['files'].keys() == set(TABLES) and manifest['config'] == json.loads(json.dumps(asdict(config)))
-    assert manifest['runs'] == list(manifest['seconds']) == ['p=0.01', 'p=1.0']
+    assert list(manifest['runs']) == ['p=0.01', 'p=1.0'] and manifest['package'] == package_hash()
+    assert all(run.keys() == {'device', 'threads', 'versions', 'seconds'} for run in manifest['runs'].values())
     for name in ('metrics', 'history'):
         expected = collect([results / 'runs' / run for run in config.runs()], name)
         pd.testing.assert_frame_equal(read_table(results, name), expected)
@@ -351,6 +369,9 @@ def test_collect_sweep_refuses_an_incomplete_sweep(there):
     (run / 'history.parquet').unlink()
     check(lambda: collect_sweep('sweep.yaml', results), 'p=1.0/history.parquet has SHA-256 no file')
     (run / 'history.parquet').write_bytes(content)
+    manifest = (run / 'manifest.json').read_text()
+    (run / 'manifest.json').write_text(manifest.replace(package_hash(), 'older'))
+    check(lambda: collect_sweep('sweep.yaml', results), 'come from 2 versions of the code')
     (run / 'manifest.json').unlink()
     check(lambda: collect_sweep('sweep.yaml', results), 'p=1.0 holds no finished run: manifest.json is missing')
 
