@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['MNIST_FILES', 'DOWNLOAD_HINT', 'LOADERS', 'TASKS', 'Digits', 'Dataset', 'embedded_digits', 'DatasetError',
-           'data_root', 'check_mnist_file', 'load_mnist', 'download_mnist', 'load_dataset', 'admissible',
-           'parity_target', 'parity_sentence_target', 'generators', 'draw_pairs', 'check_labels', 'default_n_pairs',
-           'as_inputs', 'held_out_pairs']
+           'data_root', 'check_mnist_file', 'load_mnist', 'download_mnist', 'check_choice', 'load_dataset',
+           'admissible', 'parity_target', 'parity_sentence_target', 'generators', 'draw_pairs', 'check_labels',
+           'default_n_pairs', 'as_inputs', 'held_out_pairs']
 
 # %% ../nbs/01_data.ipynb #063e4a6b
 import hashlib, os, tempfile, zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,12 +27,14 @@ class Digits:
     "Images of digits with their labels"
     images:Tensor # uint8, shape (images, pixels)
     labels:Tensor # int64 in 0..9, shape (images,)
+    mean:float=0. # What is subtracted from the pixels in [0, 1] when they are used
+    std:float=1. # What they are then divided by, > 0
 
     def __len__(self): return len(self.labels)
 
     def to(self, device:torch.device|str)->'Digits':
         "The same digits on another device"
-        return Digits(self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 @dataclass(frozen=True)
 class Dataset:
@@ -48,6 +50,15 @@ class Dataset:
         "The same data set on another device"
         return Dataset(self.name, self.train.to(device), self.test.to(device))
 
+    def standardized(self)->'Dataset':
+        "The same data, used with mean 0 and standard deviation 1 over all training pixels; `ValueError` if these are alike"
+        counts = torch.bincount(self.train.images.flatten(), minlength=256).double()
+        pixels, share = torch.arange(256).to(counts) / 255, counts / counts.sum()
+        mean = (share @ pixels).item()
+        std = (share @ (pixels - mean)**2).sqrt().item()
+        if not std > 0: raise ValueError(f'pixels that are all {mean:g} cannot be standardized')
+        return replace(self, **{part: replace(getattr(self, part), mean=mean, std=std) for part in ('train', 'test')})
+
 # %% ../nbs/01_data.ipynb #c7e6efbc
 def embedded_digits()->Dataset: # 1,437 training and 360 test images of 8x8 pixels
     "The digits that come with scikit-learn (Alpaydin & Kaynak 1998), split once and for all"
@@ -57,7 +68,7 @@ def embedded_digits()->Dataset: # 1,437 training and 360 test images of 8x8 pixe
     train, test = train_test_split(np.arange(len(labels)), test_size=0.2, stratify=bunch.target, random_state=0)
     return Dataset('digits', Digits(images[train], labels[train]), Digits(images[test], labels[test]))
 
-# %% ../nbs/01_data.ipynb #159ec02a
+# %% ../nbs/01_data.ipynb #68a37247
 class DatasetError(ValueError):
     "A data set is absent or not what it should be"
 
@@ -73,7 +84,7 @@ def data_root()->Path: # `$MODSPEC_DATA`, or else the user's cache folder
     "Where data sets are looked for"
     return Path(os.environ.get('MODSPEC_DATA') or platformdirs.user_cache_dir('modspec'))
 
-# %% ../nbs/01_data.ipynb #8bbc0810
+# %% ../nbs/01_data.ipynb #fa448a9d
 def check_mnist_file(
     path:Path, # One of the four files of `MNIST_FILES`
 )->bytes: # Its content
@@ -91,7 +102,7 @@ def check_mnist_file(
     if digest != md5: raise DatasetError(f'{path} has MD5 sum {digest}, expected {md5}; {again}')
     return content
 
-# %% ../nbs/01_data.ipynb #fa448a9d
+# %% ../nbs/01_data.ipynb #9fc5b816
 def load_mnist(
     root:str|Path|None=None, # Folder that holds `MNIST/raw`; by default `data_root()`
     *, download:bool=False, # Fetch MNIST if it is missing?
@@ -106,7 +117,7 @@ def load_mnist(
         return Digits(torch.from_numpy(images.reshape(len(labels), -1).copy()), torch.from_numpy(labels.astype(np.int64)))
     return Dataset('mnist', part('train'), part('t10k'))
 
-# %% ../nbs/01_data.ipynb #9fc5b816
+# %% ../nbs/01_data.ipynb #43e472fa
 def download_mnist(
     root:Path, # Folder that will hold `MNIST/raw`
 )->None:
@@ -123,8 +134,16 @@ def download_mnist(
     except (OSError, RuntimeError) as error:
         raise DatasetError(f'MNIST could not be downloaded to {root}: {error}; {DOWNLOAD_HINT}') from error
 
-# %% ../nbs/01_data.ipynb #d1ce01ae
+# %% ../nbs/01_data.ipynb #441f69c9
 LOADERS = {'digits': lambda root, download: embedded_digits(), 'mnist': lambda root, download: load_mnist(root, download=download)}
+
+def check_choice(
+    name:str, # What is chosen
+    value:str, # The choice
+    legal:Iterable[str], # What can be chosen
+)->None:
+    "`ValueError` with the legal values for anything that is not one of them"
+    if not isinstance(value, str) or value not in legal: raise ValueError(f'{name} must be one of {[*legal]}, got {value!r}')
 
 def load_dataset(
     name:str='digits', # One of `LOADERS`
@@ -132,17 +151,17 @@ def load_dataset(
     download:bool=False, # Fetch the data if they are missing?
 )->Dataset:
     "A data set by name; `ValueError` for an unknown name, `DatasetError` for missing or damaged files"
-    if not isinstance(name, str) or name not in LOADERS: raise ValueError(f'dataset must be one of {sorted(LOADERS)}, got {name!r}')
+    check_choice('dataset', name, LOADERS)
     return LOADERS[name](root, download)
 
-# %% ../nbs/01_data.ipynb #15012044
+# %% ../nbs/01_data.ipynb #4955e89a
 def admissible(
     digits:Tensor, # Digits in 0..9, shape (..., sub-networks)
 )->Tensor: # bool, shape (...)
     "Whether a pair of digits may be shown: (D1 - D0) mod 10 is neither 0 nor 1 (paper, section Tasks)"
     return ((digits[..., 1:] - digits[..., :-1]) % 10 > 1).all(-1)
 
-# %% ../nbs/01_data.ipynb #dd16ca91
+# %% ../nbs/01_data.ipynb #b5df3052
 def parity_target(
     digits:Tensor, # Digits in 0..9, shape (..., sub-networks)
 )->Tensor: # The digit to report, shape (...)
@@ -159,7 +178,7 @@ def parity_sentence_target(
 
 TASKS:dict[str, Callable[[Tensor], Tensor]] = {'parity': parity_target, 'parity_sentence': parity_sentence_target}
 
-# %% ../nbs/01_data.ipynb #e4cc9c13
+# %% ../nbs/01_data.ipynb #289809f7
 def generators(
     seeds:Sequence[int], # One seed per network, each >= 0
     stream:str, # What the numbers are for; each name is an independent stream
@@ -171,7 +190,7 @@ def generators(
         return torch.Generator(device).manual_seed(int(state[0] >> 1))
     return [one(seed) for seed in seeds]
 
-# %% ../nbs/01_data.ipynb #7b678680
+# %% ../nbs/01_data.ipynb #c0b402d1
 def draw_pairs(
     labels:Tensor, # Labels of the images to draw from, shape (images,), on the CPU
     n_pairs:int, # How many pairs, > 0
@@ -205,12 +224,15 @@ def default_n_pairs(
     "Pairs in one epoch: as many as there are images; more if those are few"
     return max(least, n_images)
 
-# %% ../nbs/01_data.ipynb #789e7802
+# %% ../nbs/01_data.ipynb #5d7f6952
 def as_inputs(
     images:Tensor, # Bytes, any shape
-)->Tensor: # float32 in [0, 1], same shape
+    mean:float=0., # What is subtracted from the pixels in [0, 1]
+    std:float=1., # What they are then divided by, > 0
+)->Tensor: # float32, in [0, 1] by default, same shape
     "Pixels as the network sees them"
-    return images / 255
+    pixels = images / 255
+    return pixels if (mean, std) == (0, 1) else pixels.sub_(mean).div_(std)
 
 def held_out_pairs(
     digits:Digits, # The digits to test on

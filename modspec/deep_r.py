@@ -82,6 +82,7 @@ class DeepR:
         *, seeds:Sequence[int], # Seed of each network
         walk:float=0.1, # Size of the random walk, in learning rates; annealed by (1 - p)
         l1:float=0., # Pull of every strength towards 0 per step, in learning rates
+        beta:float=0.9, # Adam's decay of the running mean of the gradient
         rewire:bool=True, # If False, connections stay where they are and a dead one stays at strength `birth`
     ):
         self.W, self.rewire, self.l1 = W, rewire, l1
@@ -90,7 +91,7 @@ class DeepR:
         self.lr = torch.tensor(lr, device=W.device).view(-1, 1, 1, 1)
         density = self.active.sum((1, 2, 3), keepdim=True) / self.active[0].numel()
         self.walk = walk * self.lr * (1 - density)
-        self.adam = ConnectionAdam(W, self.lr)
+        self.adam = ConnectionAdam(W, self.lr, betas=(beta, 0.999))
         self.generators = generators(seeds, 'walk', device=W.device)
         self.noise = torch.empty_like(W)
 

@@ -162,7 +162,8 @@ def architectures(
 )->list[Architecture]:
     "The architectures of a run"
     p = config.parameters
-    sizes = dict(n_pixels=n_pixels, n_hidden=p.n_hidden, n_subnetworks=p.n_subnetworks, n_steps=p.n_steps)
+    sizes = dict(n_pixels=n_pixels, n_hidden=p.n_hidden, n_subnetworks=p.n_subnetworks, n_steps=p.n_steps,
+                 message=p.message, decision=p.decision)
     widths = {'standard': 0, 'bottleneck': p.n_bottleneck}
     return [Architecture(n_bottleneck=widths[name], **sizes) for name in ARCHITECTURES[config.architecture]]
 
@@ -186,9 +187,11 @@ def compute(
     "Train and measure every network of a run"
     parts, histories, networks, seconds = [], [], {}, {'training': 0.}
     begin = time.perf_counter()
+    if config.parameters.inputs == 'standardized': dataset = dataset.standardized()
     for architecture in architectures(config, dataset.n_pixels):
         label = f'p={config.sparsity:g} {architecture.name}'
-        untrained = init_ensemble(architecture, range(config.seeds), config.sparsity).to(dataset.train.images.device)
+        untrained = init_ensemble(architecture, range(config.seeds), config.sparsity,
+                                  connection_start=config.parameters.connection_start).to(dataset.train.images.device)
         how = dict(bar=bar, label=label, seconds=seconds)
         parts.append(measure(untrained, dataset, config.parameters, trained=False, **how))
         bar.set_description(f'{label}, training', refresh=False)

@@ -166,6 +166,25 @@ def test_inputs_are_in_the_unit_interval():
     assert images.tolist() == [[0, 51, 255]]
 
 
+def test_standardized_inputs():
+    "Mean 0 and deviation 1 over the training pixels; the test images are scaled by the same two numbers"
+    dataset = DIGITS.standardized()
+    x = as_inputs(dataset.train.images, dataset.train.mean, dataset.train.std)
+    assert abs(x.double().mean()) < 1e-6 and abs(x.double().std(correction=0) - 1) < 1e-6
+    pixels = dataset.train.images.double() / 255
+    assert dataset.train.mean == pytest.approx(pixels.mean().item(), rel=1e-12)
+    assert dataset.train.std == pytest.approx(pixels.std(correction=0).item(), rel=1e-9)
+    assert (dataset.test.mean, dataset.test.std) == (dataset.train.mean, dataset.train.std)
+    assert torch.equal(dataset.test.images, DIGITS.test.images) and dataset.name == 'digits'
+    assert dataset.to('cpu') == dataset.to('cpu').standardized()  # moving keeps the scale, and it is not applied twice
+
+
+def test_pixels_that_cannot_be_standardized():
+    plain = data.Digits(torch.full((3, 4), 51, dtype=torch.uint8), torch.arange(3))
+    with pytest.raises(ValueError, match='pixels that are all 0.2 cannot be standardized'):
+        data.Dataset('plain', plain, plain).standardized()
+
+
 @pytest.mark.parametrize('name', ['cifar', '', 'MNIST', None, 3])
 def test_unknown_dataset(name):
     message = rf"dataset must be one of \['digits', 'mnist'\], got {name!r}"

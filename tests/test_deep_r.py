@@ -283,6 +283,19 @@ def test_l1_pulls_every_strength():
     torch.testing.assert_close((start.abs() - W.abs())[far], pull.expand_as(W)[far], rtol=.02, atol=0)
 
 
+def test_beta_is_adams():
+    "One connection that stays: the steps of torch.optim.Adam with that beta"
+    W = torch.tensor([[[[.5]]]])
+    theirs = W.abs().clone().requires_grad_()
+    deep_r = DeepR(W, [1e-3], seeds=[0], walk=0., beta=.6)
+    reference = torch.optim.Adam([theirs], lr=1e-3, betas=(.6, .999))
+    for gradient in itertools.islice(normal([0], (1, 1, 1)), 30):
+        W.grad, theirs.grad = gradient * deep_r.sign, gradient.clone()
+        deep_r.step()
+        reference.step()
+        torch.testing.assert_close(W.abs(), theirs.detach(), rtol=0, atol=1e-6)
+
+
 def test_decay_lowers_the_rate_of_adam():
     W = connections([2], 3, n_directions=1)
     deep_r = DeepR(W, [.01], seeds=[0], walk=0.)

@@ -43,7 +43,7 @@ from modspec.experiment import (
 )
 from modspec.modularity import network_adjacency, newman_q, subnetwork_groups
 from modspec.network import recurrent_matrix
-from modspec.training import RANGES, Parameters, evaluate
+from modspec.training import CHOICES, RANGES, Parameters, evaluate
 
 TINY = Parameters(n_hidden=10, n_pairs=100, epochs=2, bottleneck_epochs=1, readout_epochs=1)
 CONFIG = RunConfig(sparsity=0.07, seeds=2, parameters=TINY)
@@ -132,7 +132,7 @@ def test_every_parameter_has_a_range(name):
 
 
 def test_every_number_is_checked():
-    assert {f.name for f in fields(Parameters)} == set(RANGES) | {'task'}
+    assert {f.name for f in fields(Parameters)} == {*RANGES, *CHOICES, 'rewire'}
 
 
 @pytest.mark.parametrize('value', ['xor', '', None, 0, ['parity'], {}])
@@ -298,6 +298,20 @@ def test_more_than_two_subnetworks():
     assert set(result.metrics.query('metric == "correlation"')['subnetwork']) == {0, 1, 2}
     q, = set(result.metrics['q'])
     assert all(abs(q - measured) < 1e-12 for measured in q_by_both(result.networks['standard'].weights, 0))
+
+
+@pytest.mark.parametrize('change', [
+    {'inputs': 'standardized'}, {'message': 'before'}, {'decision': 'absolute'}, {'connection_start': 'normal'},
+    {'rewire': False}, {'rho': 0.5}, {'connection_beta': 0.5}, {'task': 'parity_sentence'}, {'l1': 1.},
+    {'mask_scores': 'incoming'}], ids=lambda change: next(iter(change)))
+def test_open_choices_reach_the_networks(change):
+    "Each alternative changes the trained networks; the last one, only what is measured on them"
+    parameters = replace(TINY, connection_lr_sparse=1., connection_lr_dense=1.)
+    first, second = (compute(replace(CONFIG, architecture='standard', parameters=p), DIGITS, Counter())
+                     for p in (parameters, replace(parameters, **change)))
+    weights = [result.networks['standard'].weights for result in (first, second)]
+    same = all(torch.equal(w, weights[1][name]) for name, w in weights[0].items())
+    assert same == ('mask_scores' in change) and not first.metrics.equals(second.metrics)
 
 
 @pytest.mark.parametrize('architecture, names', [('standard', ['standard']), ('bottleneck', ['bottleneck'])])

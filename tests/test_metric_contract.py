@@ -151,8 +151,9 @@ def reordered(weights, orders):
 def carry_scores(monkeypatch, rearrange, undo):
     "Let the random scores of masks follow the weights of rearranged networks, since they are drawn by position"
     flatten, unflatten = weight_mask.flatten_scored, weight_mask.unflatten_scored
-    monkeypatch.setattr(weight_mask, 'flatten_scored', lambda weights: flatten(undo(weights)))
-    monkeypatch.setattr(weight_mask, 'unflatten_scored', lambda flat, weights: rearrange(unflatten(flat, weights)))
+    monkeypatch.setattr(weight_mask, 'flatten_scored', lambda weights, *how: flatten(undo(weights), *how))
+    monkeypatch.setattr(weight_mask, 'unflatten_scored',
+                        lambda flat, weights, *how: rearrange(unflatten(flat, weights, *how)))
 
 
 @every_metric

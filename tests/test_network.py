@@ -12,6 +12,9 @@ from matplotlib.collections import LineCollection
 
 from modspec.data import generators, load_dataset
 from modspec.network import (
+    DECISIONS,
+    MESSAGES,
+    STARTS,
     Architecture,
     Ensemble,
     connection_count,
@@ -28,20 +31,21 @@ from modspec.network import (
 
 architectures = st.builds(Architecture, n_pixels=st.integers(1, 6), n_hidden=st.integers(1, 6),
                           n_subnetworks=st.integers(2, 3), n_classes=st.integers(2, 5), n_bottleneck=st.integers(0, 3),
-                          n_steps=st.integers(1, 5))
+                          n_steps=st.integers(1, 5), message=st.sampled_from(MESSAGES))
 
 
-def plain_network(w, x, n_steps):
+def plain_network(w, x, n_steps, message='inside'):
     "The paper's equations for one network and one pair, loop by loop: states over time, and read-outs, per sub-network"
     S = len(x)
     h, states = [torch.zeros_like(w['b_hh'][n]) for n in range(S)], []
     for _ in range(n_steps):
         new = []
         for n in range(S):
-            a = w['W_ih'][n] @ x[n] + w['b_ih'][n] + w['W_hh'][n] @ h[n] + w['b_hh'][n]
+            heard = torch.zeros_like(h[n])
             for m in range(S):
-                if m != n: a = a + w['W_sparse'][n * (S - 1) + (m if m < n else m - 1)] @ h[m]
-            new.append(torch.tanh(a))
+                if m != n: heard = heard + w['W_sparse'][n * (S - 1) + (m if m < n else m - 1)] @ h[m]
+            recurrent = w['W_hh'][n] @ (h[n] + heard) if message == 'before' else w['W_hh'][n] @ h[n] + heard
+            new.append(torch.tanh(w['W_ih'][n] @ x[n] + w['b_ih'][n] + w['b_hh'][n] + recurrent))
         h = new
         states.append(h)
     if 'W_hb' in w:
@@ -73,12 +77,12 @@ def test_forward_is_the_plain_network(architecture, n_networks, n_pairs, seed, c
     shared = choice.draw(st.booleans())  # one batch for all networks
     x = torch.rand(1 if shared else n_networks, S, n_pairs, architecture.n_pixels, generator=generators([seed], 'x')[0])
     drive = input_drive(ensemble.weights, x)
-    states = torch.stack(list(hidden_states(ensemble.weights, drive, architecture.n_steps)))
-    assert torch.equal(final_state(ensemble.weights, drive, architecture.n_steps), states[-1])
+    states = torch.stack(list(hidden_states(ensemble.weights, drive, architecture.n_steps, architecture.message)))
+    assert torch.equal(final_state(ensemble.weights, drive, architecture.n_steps, architecture.message), states[-1])
     r = readouts(ensemble.weights, states[-1])
     for k, pair in itertools.product(range(n_networks), range(n_pairs)):
         seen = x.expand(n_networks, -1, -1, -1)[k, :, pair].double()
-        h_plain, r_plain = plain_network(one(ensemble.weights, k), seen, architecture.n_steps)
+        h_plain, r_plain = plain_network(one(ensemble.weights, k), seen, architecture.n_steps, architecture.message)
         h_plain = torch.stack([torch.stack(h) for h in h_plain])
         torch.testing.assert_close(states[:, k, ..., pair].double(), h_plain, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(r[k, ..., pair].double(), torch.stack(r_plain), atol=1e-4, rtol=1e-5)
@@ -118,21 +122,22 @@ def test_a_message_takes_one_step_to_its_receiver(S):
 def test_largest_readout_decides(S, n_classes, n_pairs, seed):
     "Read-outs are small whole numbers, so ties are frequent"
     r = torch.randint(-2, 3, (2, S, n_classes, n_pairs), generator=generators([seed], 'r')[0]).float()
-    output, winner = decide(r)
-    for k, pair in itertools.product(range(2), range(n_pairs)):
-        best = [max(r[k, n, :, pair].tolist()) for n in range(S)]
-        assert winner[k, pair] == best.index(max(best))  # the first of the best
-        assert torch.equal(output[k, :, pair], r[k, winner[k, pair], :, pair])
+    for rule, size in (('max', float), ('absolute', abs)):
+        output, winner = decide(r, rule)
+        for k, pair in itertools.product(range(2), range(n_pairs)):
+            best = [max(map(size, r[k, n, :, pair].tolist())) for n in range(S)]
+            assert winner[k, pair] == best.index(max(best))  # the first of the best
+            assert torch.equal(output[k, :, pair], r[k, winner[k, pair], :, pair])
 
 
 def test_largest_is_not_largest_absolute():
     r = torch.tensor([[-9., 0.], [1., .5]])[None, ..., None]
-    assert decide(r)[1].item() == 1
+    assert decide(r)[1].item() == 1 and decide(r, 'absolute')[1].item() == 0
 
 
 def test_a_readout_that_is_nan_is_not_hidden():
     r = torch.tensor([[5., 6.], [0., torch.nan]])[None, ..., None]
-    assert decide(r)[0].isnan().any()
+    for rule in DECISIONS: assert decide(r, rule)[0].isnan().any()
 
 
 # counts
@@ -164,6 +169,23 @@ def test_random_connections_are_exactly_k(N, n_directions, seed, choice):
     W = random_connections(N, k, n_directions, generator=generators([seed], 'c')[0])
     assert W.shape == (n_directions, N, N) and W.abs().max() <= .1
     assert (W != 0).sum((1, 2)).tolist() == [k] * n_directions
+
+
+@settings(deadline=None)
+@given(st.integers(1, 7), st.integers(0, 999), st.data())
+def test_normal_connections_are_exactly_k(N, seed, choice):
+    "At the places of uniform ones, since places are drawn first"
+    k = choice.draw(st.integers(1, N**2))
+    uniform, normal = (random_connections(N, k, generator=generators([seed], 'c')[0], start=start) for start in STARTS)
+    assert (normal != 0).sum((1, 2)).tolist() == [k, k] and torch.equal(uniform != 0, normal != 0)
+
+
+def test_normal_connections_are_normal():
+    "N(0, 1) / 10, signs included: Kolmogorov's distance to the normal distribution below its 99.9 % quantile"
+    ensemble = init_ensemble(Architecture(n_pixels=4), range(8), .02, connection_start='normal')
+    values = np.sort(ensemble.weights['W_sparse'][ensemble.weights['W_sparse'] != 0].numpy()) * 10
+    expected = [(1 + math.erf(v / 2**.5)) / 2 for v in values]
+    assert np.abs(expected - (np.arange(len(values)) + .5) / len(values)).max() < 1.95 / len(values) ** .5
 
 
 @pytest.mark.parametrize('k', [0, -1, 17])
@@ -256,6 +278,21 @@ def test_bad_architecture(name):
         with pytest.raises(ValueError, match=f'{name} must be a whole number from ') as error:
             Architecture(**LEAST | {name: value})
         assert str(error.value).endswith(f'got {value!r}')
+
+
+@pytest.mark.parametrize('value', ['Inside', 'largest', '', None, True, 3, ['inside']])
+def test_bad_choices(value):
+    "Where they are used, as well as where they are stored"
+    g, = generators([0], 'c')
+    weights, r = {'W_hh': torch.zeros(1, 2, 3, 3), 'W_sparse': torch.zeros(1, 2, 3, 3)}, torch.zeros(1, 2, 3, 1)
+    for name, legal, use in [
+            ('message', MESSAGES, lambda: Architecture(**LEAST, message=value)),
+            ('message', MESSAGES, lambda: next(hidden_states(weights, torch.zeros(1, 2, 3, 1), 2, value))),
+            ('decision', DECISIONS, lambda: Architecture(**LEAST, decision=value)),
+            ('rule', DECISIONS, lambda: decide(r, value)),
+            ('start', STARTS, lambda: random_connections(3, 1, generator=g, start=value))]:
+        with pytest.raises(ValueError) as error: use()
+        assert str(error.value) == f'{name} must be one of {[*legal]}, got {value!r}'
 
 
 @pytest.mark.parametrize(('B', 'name'), [(0, 'standard'), (5, 'bottleneck')])

@@ -18,6 +18,7 @@ from modspec.data import TASKS, admissible, draw_pairs, generators, held_out_pai
 from modspec.deep_r import DeepR
 from modspec.network import Architecture, decide, final_state, init_ensemble, input_drive, readouts
 from modspec.training import (
+    CHOICES,
     RANGES,
     Adadelta,
     NonFiniteLoss,
@@ -28,6 +29,7 @@ from modspec.training import (
     epoch_pairs,
     evaluate,
     gather_batch,
+    make_optimizers,
     n_training_steps,
     train,
 )
@@ -94,31 +96,42 @@ def test_rates_of_the_paper(monkeypatch):
         assert rates == pytest.approx([.95**epoch * rate for rate in (.1, 10**-1.5, .01)])
 
 
+def test_optimizer_constants():
+    "What Table 1's betas may mean reaches the optimizers"
+    dense, sparse = make_optimizers(small(), replace(SHORT, rho=.7, connection_beta=.95))
+    assert dense.rho == .7 and sparse.adam.betas == (.95, .999)
+    dense, sparse = make_optimizers(small(), SHORT)
+    assert dense.rho == .9 and sparse.adam.betas == (.9, .999)
+
+
 # gradients
 
-def plain_loss(w, x, shown, n_steps, task):
+def plain_loss(w, x, shown, architecture, task):
     "Cross-entropy of the deciding read-out, pair by pair"
-    loss = 0.
+    loss, size = 0., abs if architecture.decision == 'absolute' else float
     for images, digits in zip(x.transpose(0, 1), shown):
-        r = plain_network(w, images, n_steps)[1]
-        mu = max(range(len(r)), key=lambda n: r[n].max().item())
+        r = plain_network(w, images, architecture.n_steps, architecture.message)[1]
+        mu = max(range(len(r)), key=lambda n: max(map(size, r[n].tolist())))
         loss = loss - r[mu].log_softmax(0)[task(digits)]
     return loss / len(shown)
 
 
-@pytest.mark.parametrize(('S', 'B', 'task'),
-                         [(2, 0, 'parity'), (2, 3, 'parity_sentence'), (3, 0, 'parity'), (3, 2, 'parity')])
-def test_gradients_are_the_plain_networks(S, B, task):
-    architecture = Architecture(n_pixels=64, n_hidden=6, n_subnetworks=S, n_bottleneck=B)
+@pytest.mark.parametrize(('S', 'B', 'task', 'message', 'decision'), [
+    (2, 0, 'parity', 'inside', 'max'), (2, 3, 'parity_sentence', 'inside', 'max'), (3, 0, 'parity', 'inside', 'max'),
+    (3, 2, 'parity', 'inside', 'max'), (2, 0, 'parity', 'before', 'max'), (2, 0, 'parity', 'inside', 'absolute'),
+    (3, 2, 'parity', 'before', 'absolute')])
+def test_gradients_are_the_plain_networks(S, B, task, message, decision):
+    architecture = Architecture(64, 6, n_subnetworks=S, n_bottleneck=B, message=message, decision=decision)
     ensemble = lively(architecture, [0, 1, 2], [1 / 36, .5, 1.], gain=4.)
     weights = {name: w.requires_grad_() for name, w in ensemble.weights.items()}
     index = epoch_pairs(DIGITS.train.labels, 8, generators([0, 1, 2], 'pairs'), S)
     x, shown = gather_batch(DIGITS.train, index)
-    loss, accuracy = batch_loss(readouts(weights, final_state(weights, input_drive(weights, x))), TASKS[task](shown))
+    r = readouts(weights, final_state(weights, input_drive(weights, x), message=message))
+    loss, accuracy = batch_loss(r, TASKS[task](shown), decision)
     loss.sum().backward()
     for k in range(3):
         plain = {name: w.detach().requires_grad_() for name, w in one(weights, k).items()}
-        expected = plain_loss(plain, x[k].double(), shown[k], 5, TASKS[task])
+        expected = plain_loss(plain, x[k].double(), shown[k], architecture, TASKS[task])
         expected.backward()
         assert loss[k].item() == pytest.approx(expected.item(), rel=1e-5)
         for name, w in plain.items():
@@ -172,6 +185,13 @@ def test_batch_is_what_the_index_says():
         assert shown[k, i, n] == DIGITS.train.labels[index[k, n, i]]
 
 
+def test_batch_of_standardized_digits():
+    dataset, index = DIGITS.standardized(), torch.tensor([[[3, 5], [7, 1]]])
+    for digits, plain in ((dataset.train, DIGITS.train), (dataset.test, DIGITS.test)):
+        expected = (gather_batch(plain, index)[0] - dataset.train.mean) / dataset.train.std
+        torch.testing.assert_close(gather_batch(digits, index)[0], expected)
+
+
 # training
 
 @pytest.mark.parametrize('B', [0, 3])
@@ -214,7 +234,7 @@ def test_untrained_networks_stay_as_they_are():
 @pytest.mark.parametrize('rewire', [True, False])
 def test_interconnections_after_training(rewire):
     before = small()
-    after, _ = train(before, DIGITS, replace(SHORT, connection_lr_sparse=1., connection_lr_dense=1.), rewire=rewire)
+    after, _ = train(before, DIGITS, replace(SHORT, connection_lr_sparse=1., connection_lr_dense=1., rewire=rewire))
     there = [ensemble.weights['W_sparse'] != 0 for ensemble in (before, after)]
     assert there[1].sum((2, 3)).tolist() == [[1, 1], [16, 16], [64, 64]]
     assert torch.equal(*there) != rewire
@@ -259,7 +279,8 @@ def test_progress():
 
 
 @pytest.mark.parametrize('changes', [dict(n_hidden=2), dict(n_steps=2), dict(n_subnetworks=3), dict(n_pairs=1),
-                                     dict(batch_size=1000), dict(batch_size=1, n_pairs=20), dict(walk=0), dict(l1=1)])
+                                     dict(batch_size=1000), dict(batch_size=1, n_pairs=20), dict(walk=0), dict(l1=1),
+                                     dict(rho=0), dict(connection_beta=0)])
 def test_legal_corners(changes):
     "Parameters that are accepted can be trained with"
     parameters = replace(SHORT, **dict(n_hidden=8) | changes)
@@ -295,8 +316,8 @@ def test_overflow_is_named():
 def test_epoch_and_step_are_named(monkeypatch, step):
     "In the second epoch of 120 steps; training stops within 50 steps"
     calls = itertools.count(1)
-    def poisoned(r, target):
-        loss, accuracy = batch_loss(r, target)
+    def poisoned(r, target, decision):
+        loss, accuracy = batch_loss(r, target, decision)
         poisoned.calls = next(calls)
         return (loss * torch.tensor([1., 1., math.inf]) if poisoned.calls >= 120 + step else loss), accuracy
     monkeypatch.setattr(training, 'batch_loss', poisoned)
@@ -318,16 +339,18 @@ def test_first_loss_that_is_not_finite(n_steps, n_networks, first_step, choice):
 
 # the test set
 
-def test_evaluate_counts():
+@pytest.mark.parametrize(('message', 'decision'), [('inside', 'max'), ('before', 'absolute')])
+def test_evaluate_counts(message, decision):
     "Accuracy and shares of decisions, pair by pair, over more than one chunk"
-    ensemble = lively(SMALL, [0, 1], [1 / 64, 1.])
+    ensemble = lively(replace(SMALL, message=message, decision=decision), [0, 1], [1 / 64, 1.])
+    size = abs if decision == 'absolute' else float
     pairs = draw_pairs(DIGITS.test.labels, 620, generator=generators([0], 'pairs')[0])
     right = {task: np.zeros(2) for task in TASKS}
     decided = np.zeros((2, 2))
     x, shown = gather_batch(DIGITS.test, pairs[None])
     for k, i in np.ndindex(2, 620):
-        r = plain_network(one(ensemble.weights, k), x[0, :, i].double(), 5)[1]
-        mu = int(r[1].max() > r[0].max())
+        r = plain_network(one(ensemble.weights, k), x[0, :, i].double(), 5, message)[1]
+        mu = int(max(map(size, r[1].tolist())) > max(map(size, r[0].tolist())))
         decided[k, mu] += 1
         for task, target in TASKS.items(): right[task][k] += int(r[mu].argmax() == target(shown[0, i]))
     for task in TASKS:
@@ -346,7 +369,8 @@ WHOLE = [field.name for field in NUMBERS if field.type in (int, 'int')]
 
 
 def test_every_number_has_a_range():
-    assert {field.name for field in fields(Parameters)} == {*RANGES, 'task'} and 'lr' not in WHOLE and 'epochs' in WHOLE
+    assert {field.name for field in fields(Parameters)} == {*RANGES, *CHOICES, 'rewire'}
+    assert 'lr' not in WHOLE and 'epochs' in WHOLE
     with pytest.raises(FrozenInstanceError): Parameters().lr = 1.
 
 
@@ -371,7 +395,7 @@ def test_fractions_of_whole_numbers_are_refused(name, value):
 @given(st.sampled_from(NUMBERS), st.data())
 def test_range_of_every_number(field, choice):
     least, most, closed = RANGES[field.name]
-    whole = st.integers(least, round(most))
+    whole = st.integers(least, math.floor(most))
     value = choice.draw(whole if field.name in WHOLE else whole | st.floats(least, most))
     if value == least and not closed:
         with pytest.raises(ValueError, match=field.name): Parameters(**{field.name: value})
@@ -381,11 +405,18 @@ def test_range_of_every_number(field, choice):
             Parameters(**{field.name: bad})
 
 
-@pytest.mark.parametrize('task', ['', 'Parity', 'sum', None, 3, ['parity'], True])
-def test_unknown_task(task):
-    with pytest.raises(ValueError, match=r"task must be one of \['parity', 'parity_sentence'\], got ") as error:
-        Parameters(task=task)
-    assert str(error.value).endswith(repr(task))
+@pytest.mark.parametrize('name', CHOICES)
+@pytest.mark.parametrize('value', ['', 'Parity', 'sum', None, 3, ['parity'], True])
+def test_unknown_choice(name, value):
+    for legal in CHOICES[name]: Parameters(**{name: legal})
+    with pytest.raises(ValueError) as error: Parameters(**{name: value})
+    assert str(error.value) == f'{name} must be one of {[*CHOICES[name]]}, got {value!r}'
+
+
+@pytest.mark.parametrize('value', ['true', 'no', '', None, 0, 1, 1., [True], np.True_])
+def test_rewire_is_a_boolean(value):
+    with pytest.raises(ValueError, match='rewire must be true or false, got ') as error: Parameters(rewire=value)
+    assert str(error.value).endswith(repr(value))
 
 
 def test_numbers_of_other_libraries():

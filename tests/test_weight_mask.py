@@ -10,14 +10,14 @@ from test_network import lively, one, plain_network
 
 from modspec import weight_mask
 from modspec.data import held_out_pairs, load_dataset
-from modspec.network import Architecture, final_state, input_drive, readouts
+from modspec.network import Architecture, directions, final_state, input_drive, readouts
 from modspec.training import Parameters, batch_loss, gather_batch
 from modspec.weight_mask import (
     flatten_scored,
     mask_accuracy,
     masked_readouts,
     n_mask_steps,
-    scored_names,
+    scored_weights,
     top_mask,
     train_masks,
     unbiased_drive,
@@ -31,13 +31,16 @@ SIZES = [(0, 2), (3, 2), (0, 3), (2, 3)]  # of the bottleneck, and sub-networks
 both = pytest.mark.parametrize(('B', 'S'), SIZES)
 
 
-def some(B=0, S=2, N=5, gain=6.):
-    return lively(Architecture(64, n_hidden=N, n_subnetworks=S, n_bottleneck=B), [0, 1], [.2, 1.], gain)
+SCORES = 'own', 'incoming'
 
 
-def random_gates(ensemble, *stack, share):
+def some(B=0, S=2, N=5, gain=6., **options):
+    return lively(Architecture(64, n_hidden=N, n_subnetworks=S, n_bottleneck=B, **options), [0, 1], [.2, 1.], gain)
+
+
+def random_gates(ensemble, *stack, share, mask_scores='own'):
     "Random masks that keep a share of the weights"
-    S, P = flatten_scored(ensemble.weights).shape[1:]
+    S, P = flatten_scored(ensemble.weights, mask_scores).shape[1:]
     return (torch.rand(*stack, S, P, generator=torch.Generator().manual_seed(0)) < share).float()
 
 
@@ -58,39 +61,68 @@ def test_exact_number_is_kept(stack, S, P, fraction, seed, decimals):
         if kept < S * P: assert one_score[one_mask == 1].min() >= one_score[one_mask == 0].max()
 
 
+@settings(deadline=None)
+@given(st.integers(1, 3), st.integers(1, 30), st.floats(0, 1, exclude_min=True), st.integers(0, 99), st.data())
+def test_weights_that_do_not_exist_are_passed_over(stack, P, fraction, seed, choice):
+    "They are neither kept nor counted, however high their scores, and members of a stack may have different numbers"
+    g = torch.Generator().manual_seed(seed)
+    scores, exists = torch.randn(stack, 2, P, generator=g), torch.rand(stack, 2, P, generator=g) < .5
+    exists[:, 0, 0] = True
+    mask = top_mask(torch.where(exists, scores, scores + 100), fraction, exists)
+    for one_mask, one_score, there in zip(mask, scores, exists):
+        kept = max(1, round(fraction * there.sum().item()))
+        assert one_mask.sum() == kept and not one_mask[~there].any()
+        assert torch.equal(one_score[one_mask == 1].sort().values, one_score[there].sort().values[-kept:])
+
+
 @both
-def test_flatten_and_back(B, S):
+@pytest.mark.parametrize('mask_scores', SCORES)
+def test_flatten_and_back(B, S, mask_scores):
     weights = some(B, S).weights
-    flat = flatten_scored(weights)
-    back = unflatten_scored(flat, weights)
-    assert set(weights) - set(back) == {'W_ih', 'b_ih', 'W_sparse'} and list(back) == scored_names(weights)
+    flat = flatten_scored(weights, mask_scores)
+    back = unflatten_scored(flat, weights, mask_scores)
+    unscored = {'W_ih', 'b_ih'} | ({'W_sparse'} if mask_scores == 'own' else set())
+    assert set(weights) - set(back) == unscored and list(back) == list(scored_weights(weights, mask_scores))
     for name, w in back.items(): assert torch.equal(w, weights[name])
-    assert flat.shape[2] == sum(w[0, 0].numel() for w in back.values())
+    assert flat.shape[2] == sum(weights[name][0].numel() for name in back) / S
     twice = torch.cat([flat, -flat])
-    assert torch.equal(flatten_scored(unflatten_scored(twice, weights)), twice)
+    assert torch.equal(flatten_scored(unflatten_scored(twice, weights, mask_scores), mask_scores), twice)
+
+
+@pytest.mark.parametrize('S', [2, 3])
+def test_an_interconnection_counts_for_its_receiver(S):
+    weights = some(0, S).weights
+    marked = {name: torch.zeros_like(w) for name, w in weights.items()}
+    for d, (receiver, sender) in enumerate(directions(S)): marked['W_sparse'][:, d] = receiver + .1 * sender
+    rows = scored_weights(marked, 'incoming')['W_sparse']
+    for n, m in directions(S):
+        assert (rows[:, n, m if m < n else m - 1] == torch.tensor(n + .1 * m)).all()
+    for n in range(S): assert (flatten_scored(marked, 'incoming')[:, n].floor() <= n).all()
 
 
 # masked networks
 
 @both
-def test_masked_networks_are_plain_networks(B, S):
+@pytest.mark.parametrize(('mask_scores', 'message'), [('own', 'inside'), ('own', 'before'), ('incoming', 'inside')])
+def test_masked_networks_are_plain_networks(B, S, mask_scores, message):
     "Every mask of every network against a plain network whose weights were set to 0 by hand"
-    ensemble, K = some(B, S), 3
+    ensemble, K = some(B, S, n_steps=3, message=message), 3
     weights = ensemble.weights
-    gates = random_gates(ensemble, 2 * K, share=.5)
+    gates = random_gates(ensemble, 2 * K, share=.5, mask_scores=mask_scores)
     x = torch.rand(1, S, 4, 64, generator=torch.Generator().manual_seed(1))
-    r = masked_readouts(weights, unbiased_drive(weights, x), gates, n_steps=3)
-    parts = unflatten_scored(gates, weights)
+    r = masked_readouts(weights, unbiased_drive(weights, x), gates, ensemble.architecture, mask_scores)
+    parts = unflatten_scored(gates, weights, mask_scores)
     for m, k, i in itertools.product(range(2), range(K), range(4)):
         by_hand = {name: w * parts[name][m * K + k] if name in parts else w for name, w in one(weights, m).items()}
-        expected = torch.stack(plain_network(by_hand, x[0, :, i].double(), 3)[1])
+        expected = torch.stack(plain_network(by_hand, x[0, :, i].double(), 3, message)[1])
         torch.testing.assert_close(r[m * K + k, ..., i].double(), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_a_mask_that_keeps_everything_changes_nothing():
     weights = some().weights
     x = torch.rand(2, 2, 7, 64, generator=torch.Generator().manual_seed(1))
-    r = masked_readouts(weights, unbiased_drive(weights, x), torch.ones_like(flatten_scored(weights)), 5)
+    ones = torch.ones_like(flatten_scored(weights))
+    r = masked_readouts(weights, unbiased_drive(weights, x), ones, some().architecture)
     unmasked = readouts(weights, final_state(weights, input_drive(weights, x)))
     torch.testing.assert_close(r, unmasked, rtol=1e-5, atol=1e-5)
 
@@ -114,9 +146,9 @@ def test_accuracy_of_masks():
 def spied(monkeypatch):
     "Record what goes into the masked networks, and what the optimizer receives"
     calls, gradients, forward, SGD = [], [], masked_readouts, torch.optim.SGD
-    def spy(weights, drive, gates, n_steps):
+    def spy(weights, drive, gates, *how):
         calls.append((drive, gates.detach().clone()))
-        return forward(weights, drive, gates, n_steps)
+        return forward(weights, drive, gates, *how)
     class Spy(SGD):
         def step(self):
             assert [self.defaults[key] for key in ('lr', 'momentum', 'weight_decay')] == [.1, .9, 5e-4]
@@ -131,7 +163,10 @@ def spied(monkeypatch):
 def test_straight_through_gradient(monkeypatch, B):
     "A score receives theta dL/d(masked theta), kept or not; the forward pass sees the mask itself, exactly 0 and 1"
     targets, loss_of = [], batch_loss
-    monkeypatch.setattr(weight_mask, 'batch_loss', lambda r, target: (targets.append(target), loss_of(r, target))[1])
+    def spy(r, target, *how):
+        targets.append(target)
+        return loss_of(r, target, *how)
+    monkeypatch.setattr(weight_mask, 'batch_loss', spy)
     calls, gradients = spied(monkeypatch)
     ensemble = some(B)
     train_masks(ensemble, DIGITS, Parameters(n_pairs=96, mask_batch_size=32, mask_fraction=.3))
@@ -171,6 +206,24 @@ def test_trained_masks(B, S):
     for m, n, k in itertools.product(range(2), range(S), range(S)):
         assert M[m, n, k].item() == pytest.approx((masks[m, k, n].sum() / masks[m, k].sum()).item())
     assert torch.equal(accuracy[:, 0], mask_accuracy(ensemble, DIGITS, masks)) and accuracy.shape == (2, 1, S)
+
+
+@both
+def test_trained_masks_of_incoming_connections(B, S):
+    "The fraction of the weights that exist in each network, none of them a dormant connection; shares add up to 1"
+    ensemble = some(B, S)
+    parameters = Parameters(n_pairs=96, mask_batch_size=32, mask_fraction=.4, mask_scores='incoming')
+    masks = train_masks(ensemble, DIGITS, parameters)
+    flat = flatten_scored(ensemble.weights, 'incoming')
+    own = flatten_scored(ensemble.weights).shape[2]
+    exists = torch.cat([torch.ones_like(flat[..., :own]), (flat[..., own:] != 0).float()], 2)
+    for m, k in itertools.product(range(2), range(S)):
+        n_weights = S * own + S * (S - 1) * ensemble.n_connections[m]
+        assert exists[m].sum() == n_weights and masks[m, k].sum() == round(.4 * n_weights)
+        assert (masks[m, k] <= exists[m]).all()
+    result = weight_mask_metric(ensemble, DIGITS, parameters)
+    torch.testing.assert_close(result['weight_mask'].sum(1), torch.ones(2, S))
+    torch.testing.assert_close(result['weight_mask_accuracy'][:, 0], mask_accuracy(ensemble, DIGITS, masks, 'incoming'))
 
 
 def test_training_helps_the_masks():
