@@ -55,31 +55,35 @@ def default_results(config:Path)->Path:
 # %% ../nbs/13_cli.ipynb #89170d7c
 @app.command()
 def run(
-    sparsity:Annotated[float, typer.Option(parser=number, metavar='P', help=FRACTION + ', from 1/N² (one) to 1 (all)')],
     out:Annotated[Path, typer.Option(help='Folder for the results of this run')],
-    seeds:Annotated[int|None, typer.Option(parser=whole, metavar='K', help='Networks, with seeds 0, 1, …, instead of 5')]=None,
+    sparsity:Annotated[list[float]|None, typer.Option(parser=number, metavar='P', help=FRACTION + ', from 1/N² (one) to 1 (all); repeat it for several')]=None,
+    seeds:Annotated[int|None, typer.Option(parser=whole, metavar='K', help='Networks of each sparsity, instead of 5')]=None,
+    first_seed:Annotated[int|None, typer.Option(parser=whole, metavar='S', help='Their seeds are S, S + 1, …, instead of 0, 1, …')]=None,
     dataset:Annotated[str|None, typer.Option(help='digits (embedded, the default) or mnist (see --download)')]=None,
     architecture:Annotated[str|None, typer.Option(help='standard, bottleneck or both (the default)')]=None,
     epochs:Annotated[int|None, typer.Option(parser=whole, metavar='E', help='Epochs, instead of 5 and 7 (bottleneck)')]=None,
     batch_size:Annotated[int|None, typer.Option(parser=whole, metavar='B', help='Pairs, instead of 64')]=None,
-    config:Annotated[Path|None, typer.Option(help='Take all settings but the sparsity from this YAML file')]=None,
+    config:Annotated[Path|None, typer.Option(help='Take all settings from this YAML file of a sweep')]=None,
+    name:Annotated[str|None, typer.Option(help='Which of its runs, such as p=0.01,seeds=0-4 (see: modspec sweep CONFIG --dry-run)')]=None,
     device:Device='cpu', threads:Threads=1, download:Download=False,
 ):
     """
-    Train and measure networks of one sparsity: executes nbs/runs/sparsity.ipynb with papermill.
+    Train and measure networks of one sparsity or several: executes nbs/runs/sparsity.ipynb with papermill.
 
     Example: `modspec run --sparsity 0.01 --seeds 3 --dataset mnist --out results/one`
     """
     from modspec.experiment import RunConfig, make_parameters
-    from modspec.sweep import load_config, run_notebook
+    from modspec.sweep import find_run, run_notebook
     with clear_errors():
-        settings, parameters = ({name: value for name, value in given.items() if value is not None} for given in (
-            dict(dataset=dataset, seeds=seeds, architecture=architecture),
+        settings, parameters = ({key: value for key, value in given.items() if value is not None} for given in (
+            dict(sparsity=sparsity or None, dataset=dataset, seeds=seeds, first_seed=first_seed, architecture=architecture),
             dict(epochs=epochs, bottleneck_epochs=epochs, batch_size=batch_size)))
+        if (config is None) != (name is None): raise ValueError('--config and --name go together')
+        if not (config or sparsity): raise ValueError('give --sparsity, or a run of a sweep by --config and --name')
         if config and (settings or parameters):
             raise ValueError(f'--config {config} settles {", ".join(settings | parameters)}; give one or the other')
-        if config: asked = load_config(config).run(sparsity)
-        else: asked = RunConfig(sparsity, **settings, parameters=make_parameters(parameters))
+        if config: asked = find_run(config, name)
+        else: asked = RunConfig(**settings, parameters=make_parameters(parameters))
         typer.echo(f'results: {run_notebook(asked, out, device=device, threads=threads, download=download)}')
 
 # %% ../nbs/13_cli.ipynb #25e8e463
