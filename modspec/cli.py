@@ -56,15 +56,18 @@ def default_results(config:Path)->Path:
 @app.command()
 def run(
     out:Annotated[Path, typer.Option(help='Folder for the results of this run')],
-    sparsity:Annotated[list[float]|None, typer.Option(parser=number, metavar='P', help=FRACTION + ', from 1/N² (one) to 1 (all); repeat it for several')]=None,
+    sparsity:Annotated[list[float]|None, typer.Option(
+        parser=number, metavar='P', help=FRACTION + ', from 1/N² (one) to 1 (all); repeat it for several')]=None,
     seeds:Annotated[int|None, typer.Option(parser=whole, metavar='K', help='Networks of each sparsity, instead of 5')]=None,
-    first_seed:Annotated[int|None, typer.Option(parser=whole, metavar='S', help='Their seeds are S, S + 1, …, instead of 0, 1, …')]=None,
+    first_seed:Annotated[int|None, typer.Option(
+        parser=whole, metavar='S', help='Their seeds are S, S + 1, …, instead of 0, 1, …')]=None,
     dataset:Annotated[str|None, typer.Option(help='digits (embedded, the default) or mnist (see --download)')]=None,
     architecture:Annotated[str|None, typer.Option(help='standard, bottleneck or both (the default)')]=None,
     epochs:Annotated[int|None, typer.Option(parser=whole, metavar='E', help='Epochs, instead of 5 and 7 (bottleneck)')]=None,
     batch_size:Annotated[int|None, typer.Option(parser=whole, metavar='B', help='Pairs, instead of 64')]=None,
     config:Annotated[Path|None, typer.Option(help='Take all settings from this YAML file of a sweep')]=None,
-    name:Annotated[str|None, typer.Option(help='Which of its runs, such as p=0.01,seeds=0-4 (see: modspec sweep CONFIG --dry-run)')]=None,
+    name:Annotated[str|None, typer.Option(
+        help='Which of its runs, such as p=0.01,seeds=0-4 (see: modspec sweep CONFIG --dry-run)')]=None,
     device:Device='cpu', threads:Threads=1, download:Download=False,
 ):
     """

@@ -213,17 +213,16 @@ class SweepConfig:
         self.runs()
 
     def varied(self)->dict[str, Parameters]:
-        "The parameters of every variation, the baseline first; without variations, those of the sweep under an empty name"
+        "The parameters of every variation, the baseline first; of a sweep without variations, its own under an empty name"
         changes = {'baseline': {}} | self.variations if self.variations else {'': {}}
         return {name: make_parameters(asdict(self.parameters) | change) for name, change in changes.items()}
 
     def packs(self)->list[tuple[str, RunConfig]]: # Name of the variation, and the run
         "All runs in order: by variation, sparsities and seeds"
-        step, packs = self.sparsities_per_run, range(0, len(self.sparsities), self.sparsities_per_run)
-        return [(variation, RunConfig(self.sparsities[i:i + step], self.dataset, min(self.seeds_per_run, self.seeds - seed),
-                                      self.architecture, parameters, seed))
-                for variation, parameters in self.varied().items() for i in packs
-                for seed in range(0, self.seeds, self.seeds_per_run)]
+        def cut(items, size): return [items[i:i + size] for i in range(0, len(items), size)]
+        return [(variation, RunConfig(p, self.dataset, len(seeds), self.architecture, parameters, seeds[0]))
+                for variation, parameters in self.varied().items() for p in cut(self.sparsities, self.sparsities_per_run)
+                for seeds in cut(range(self.seeds), self.seeds_per_run)]
 
     def runs(self)->dict[str, RunConfig]:
         "The runs by the names of their folders"
@@ -283,7 +282,8 @@ def check_variations(
     parameters:Parameters, # What they change
 )->dict[str, dict]: # `variations`
     "`ValueError` for names that cannot be part of a folder's name, and for changes that are no parameters"
-    if not isinstance(variations, dict): raise ValueError(f'variations must be a mapping from names to changes, got {variations!r}')
+    if not isinstance(variations, dict):
+        raise ValueError(f'variations must be a mapping from names to changes, got {variations!r}')
     for name, change in variations.items():
         if not re.fullmatch('[A-Za-z0-9_]+', str(name)) or not isinstance(name, str) or name == 'baseline':
             raise ValueError(f'a variation must be named by letters, digits and _, and not baseline, got {name!r}')
@@ -333,7 +333,8 @@ def run_sweep(
             raise
     if code:
         bad = [folder.name for folder in folders if not (folder / 'manifest.json').exists()]
-        raise RunFailed(f'{len(bad)} of {len(folders)} runs did not finish ({"; ".join(bad)}); see {log} and {log.parent}/logs')
+        raise RunFailed(f'{len(bad)} of {len(folders)} runs did not finish ({"; ".join(bad)}); '
+                        f'see {log} and {log.parent}/logs')
     return results
 
 # %% ../nbs/12_sweep.ipynb #7699cf97
@@ -448,7 +449,8 @@ def join_tables(
 )->pd.DataFrame:
     "A table of all runs, sorted by variation, sparsity, architecture and seed"
     folders, tables = {}, []
-    for folder, (variation, _) in zip(sweep.folders(results), sweep.packs()): folders.setdefault(variation, []).append(folder)
+    for folder, (variation, _) in zip(sweep.folders(results), sweep.packs()):
+        folders.setdefault(variation, []).append(folder)
     for variation, of_variation in folders.items():
         order = ['n_connections', 'architecture', 'seed'] # rows of one network keep their order
         table = collect(of_variation, name).sort_values(order, kind='stable', ignore_index=True)

@@ -92,17 +92,36 @@ def test_run_asks_for_what_was_said(there, asked):
     parameters = Parameters(epochs=4, bottleneck_epochs=4, batch_size=32)
     assert asked.pop() == (RunConfig(1e-4, 'mnist', 3, 'bottleneck', parameters), Path('results/b'),
                            dict(device='cuda:1', threads=2, download=True))
+    assert invoke('run', '--sparsity', '0.1', '--sparsity', '1', '--first-seed', 5, '--out', 'c').exit_code == 0
+    assert asked.pop()[0] == RunConfig((0.1, 1.), first_seed=5)
 
 
-def test_run_takes_the_rest_from_a_file(there, asked):
-    Path('sweep.yaml').write_text('sparsities: [0.5]\nseeds: 3\narchitecture: standard\nparameters: {epochs: 2}\n')
-    assert invoke('run', '--config', 'sweep.yaml', '--sparsity', '0.1', '--out', 'a').exit_code == 0
-    assert asked.pop()[0] == RunConfig(0.1, 'digits', 3, 'standard', Parameters(epochs=2))
-    other = {'seeds': 4, 'dataset': 'mnist', 'architecture': 'both', 'epochs': 1, 'batch_size': 2}
+def test_run_takes_all_from_a_file(there, asked):
+    Path('sweep.yaml').write_text('sparsities: [0.1, 0.5]\nseeds: 7\narchitecture: standard\nparameters: {epochs: 2}\n'
+                                  'variations: {still: {walk: 0}}')
+    one = ['run', '--config', 'sweep.yaml', '--name', 'p=0.1,seeds=5-6,still', '--out', 'a']
+    assert invoke(*one).exit_code == 0
+    assert asked.pop()[0] == RunConfig(0.1, 'digits', 2, 'standard', Parameters(epochs=2, walk=0), 5)
+    other = {'sparsity': 0.1, 'seeds': 4, 'first_seed': 0, 'dataset': 'mnist', 'architecture': 'both', 'epochs': 1,
+             'batch_size': 2}
     for name, value in other.items():  # never ignored in silence
-        option = f'--{name.replace("_", "-")}'
-        answer = invoke('run', '--config', 'sweep.yaml', '--sparsity', '0.1', '--out', 'a', option, value)
-        assert name in one_line(answer.exit_code, answer.stderr) and not asked
+        answer = invoke(*one, f'--{name.replace("_", "-")}', value)
+        assert f'settles {name}' in one_line(answer.exit_code, answer.stderr) and not asked
+
+
+@pytest.mark.parametrize('args, message', [
+    ('', 'give --sparsity, or a run of a sweep by --config and --name'),
+    ('--config sweep.yaml', '--config and --name go together'),
+    ('--config sweep.yaml --sparsity 0.1', '--config and --name go together'),
+    ('--sparsity 0.1 --name p=0.1,seeds=0-4', '--config and --name go together'),
+    ('--config sweep.yaml --name p=0.1,seeds=0-5', "'p=0.1,seeds=0-5'; did you mean 'p=0.1,seeds=0-4'?"),
+    ('--sparsity 0.1 --sparsity 0.10001', 'distinct numbers of connections, got [1000, 1000]'),
+    ('--sparsity 0.1 --sparsity 1e-5', 'sparsity must be a number in [1/N^2, 1] = [0.0001, 1], got 1e-05'),
+    ('--sparsity 0.1 --first-seed -1', 'first_seed must be a whole number in [0, 1000000], got -1')])
+def test_run_wants_one_run(there, asked, args, message):
+    Path('sweep.yaml').write_text('sparsities: [0.1]\n')
+    answer = invoke('run', '--out', 'a', *args.split())
+    assert message in one_line(answer.exit_code, answer.stderr) and not asked
 
 
 def test_names_of_results(there, monkeypatch):
@@ -142,7 +161,6 @@ REFUSED = {  # what is added to `modspec run --sparsity 0.1 --out out`: what the
     ('--device', 'gpu'): "device must be one of ['cpu'", ('--device', 'meta'): "got 'meta'",
     ('--threads', '0'): f'threads must be a whole number in [1, {os.cpu_count()}], got 0',
     ('--threads', '9999'): 'got 9999',
-    ('--config', 'none.yaml'): 'none.yaml cannot be read: No such file or directory',
     ('--out', 'file/out'): 'file/out cannot be written to (Not a directory); choose another with --out',
     ('--out', 'file'): 'file cannot be written to (File exists); choose another with --out',
     ('--out', 'mine'): "mine is no folder of a run, it holds 'thesis.tex'; choose another with --out",
@@ -165,7 +183,7 @@ def test_run_refuses(there, monkeypatch, args):
 
 
 @pytest.mark.parametrize('args, name', [
-    ('run', "'--sparsity'"), ('run --sparsity 0.1', "'--out'"), ('run --sparsity 0.1 --out a --epoch 3', '--epoch'),
+    ('run', "'--out'"), ('run --sparsity 0.1', "'--out'"), ('run --sparsity 0.1 --out a --epoch 3', '--epoch'),
     ('runn', "'runn'"), ('reproduce', 'config'), ('reproduce a.yaml --cores 0', "'--cores'"), ('figures', 'results')])
 def test_unknown_and_missing_options(there, args, name):
     answer = invoke(*args.split())
@@ -179,6 +197,8 @@ def test_sweeps_and_figures_refuse(there):
         answer = invoke(command, 'sweep.yaml')
         assert "got '1e-4'; in YAML write 1.0e-4, not 1e-4" in one_line(answer.exit_code, answer.stderr)
         assert 'none.yaml cannot be read' in one_line((answer := invoke(command, 'none.yaml')).exit_code, answer.stderr)
+    answer = invoke('run', '--config', 'none.yaml', '--name', 'p=0.1,seeds=0-4', '--out', 'out')
+    assert 'none.yaml cannot be read' in one_line(answer.exit_code, answer.stderr)
     answer = invoke('figures', 'nowhere')
     assert 'nowhere holds no finished run: manifest.json is missing' in one_line(answer.exit_code, answer.stderr)
     assert [path.name for path in there.iterdir()] == ['sweep.yaml']
@@ -199,7 +219,7 @@ def test_failed_run(there, checkout, monkeypatch):
     monkeypatch.setitem(training.RANGES, 'lr', (0, float('inf'), False))
     settings = dict(sparsities=[0.5], seeds=2, architecture='standard', parameters=TINY | dict(lr=1e38))
     Path('sweep.yaml').write_text(yaml.safe_dump(settings))
-    answer = invoke('run', '--config', 'sweep.yaml', '--sparsity', '0.5', '--out', 'out')
+    answer = invoke('run', '--config', 'sweep.yaml', '--name', 'p=0.5,seeds=0-1', '--out', 'out')
     assert answer.exit_code == 1 and answer.stdout == '' and len(answer.stderr.splitlines()) == 1
     assert answer.stderr.startswith('modspec: p=0.5 failed, NonFiniteLoss: the loss of network 0 (seed 0) became ')
     assert ' in epoch 1, step ' in answer.stderr and 'lower the learning rates' in answer.stderr
@@ -210,13 +230,13 @@ def test_failed_run(there, checkout, monkeypatch):
 
 def test_finished_run_is_not_repeated(smoke):
     "`modspec run` on a run of the sweep: the same answer, without a kernel, and every file as it was"
-    folder = smoke.results / 'runs' / 'p=1.0'
+    folder = smoke.results / 'runs' / 'p=1.0,seeds=0-1'
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    answer = invoke('run', '--config', smoke.config, '--sparsity', '1', '--out', folder)
+    answer = invoke('run', '--config', smoke.config, '--name', folder.name, '--out', folder)
     assert answer.exit_code == 0 and answer.stdout == f'results: {folder}\n'
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     answer = invoke('run', '--sparsity', '1', '--out', folder)
-    assert 'p=1.0 holds another run (seeds: 2, asked 5; ' in one_line(answer.exit_code, answer.stderr)
+    assert 'p=1.0,seeds=0-1 holds another run (seeds: 2, asked 5; ' in one_line(answer.exit_code, answer.stderr)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -254,5 +274,7 @@ def test_q_refuses(args, message):
 def test_status_and_plan_of_a_finished_sweep(smoke):
     answer = invoke('status', str(smoke.config), '--out', str(smoke.results))
     assert answer.exit_code == 0 and answer.output.splitlines()[-1] == '2 done'
+    rows = [line.split()[:3] for line in answer.output.splitlines()[1:3]]
+    assert rows == [['0.0001', '0-1', 'done'], ['1', '0-1', 'done']]
     answer = invoke('sweep', str(smoke.config), '--out', str(smoke.results), '--dry-run')
     assert answer.exit_code == 0 and 'Nothing to be done' in answer.output

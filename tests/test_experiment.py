@@ -23,6 +23,7 @@ from modspec.experiment import (
     ProgressFile,
     ResultError,
     RunConfig,
+    as_recorded,
     check_device,
     check_threads,
     collect,
@@ -91,10 +92,13 @@ def altered(finished, tmp_path):
 
 # what is asked for
 
-@pytest.mark.parametrize('value', [0, 0., -0.1, 9.9e-5, 1.0001, 2, NAN, INF, -INF, '0.1', '1e-3', None, True, [0.1]])
+@pytest.mark.parametrize('value', [0, 0., -0.1, 9.9e-5, 1.0001, 2, NAN, INF, -INF, '0.1', '1e-3', None, True, {},
+                                   {0.1}])
 def test_sparsity_is_refused(value):
-    with pytest.raises(ValueError) as error: RunConfig(value)
-    assert str(error.value) == f'sparsity must be a number in [1/N^2, 1] = [0.0001, 1], got {value!r}'
+    "alone and as one of several"
+    for sparsity in (value, [value], (0.1, value)):
+        with pytest.raises(ValueError) as error: RunConfig(sparsity)
+        assert str(error.value) == f'sparsity must be a number in [1/N^2, 1] = [0.0001, 1], got {value!r}'
 
 
 @given(st.one_of(st.floats(max_value=1e-2, exclude_max=True), st.floats(min_value=1, exclude_min=True), st.text()))
@@ -106,11 +110,24 @@ def test_any_other_sparsity_is_refused(value):
 
 @pytest.mark.parametrize('value, count', [(1e-4, 1), (1e-4 * (1 - 1e-12), 1), (0.00016, 2), (0.5, 5000), (1, 10_000)])
 def test_legal_sparsities(value, count):
-    assert RunConfig(value).n_connections == count
+    assert RunConfig(value).n_connections == [count] and RunConfig([value]) == RunConfig(value)
+
+
+def test_several_sparsities():
+    "are a stack of every seed of every sparsity; equal runs are equal however they were spelled"
+    config = RunConfig([0.5, 1], seeds=2, first_seed=3)
+    assert config == RunConfig((0.5, 1.0), seeds=2, first_seed=3) and config.sparsity == (0.5, 1.)
+    assert config.networks == [(3, 0.5), (4, 0.5), (3, 1.), (4, 1.)] and config.n_connections == [5000, 10_000]
+    assert config.p_in_words == '0.5…1' and RunConfig(1e-4).p_in_words == '0.0001'
+    assert type(RunConfig(1).sparsity) is float
+    with pytest.raises(ValueError, match='must be a number or a list of numbers, got an empty list'): RunConfig([])
+    for same in ([0.01, 0.010001], [0.01, 0.5, 0.01], [1, 1.]):
+        with pytest.raises(ValueError, match=r'distinct numbers of connections, got \['): RunConfig(same)
 
 
 @pytest.mark.parametrize('name, values, legal', [
     ('seeds', [0, -1, 10_001, True, False, 2., '2', None, NAN], 'a whole number in [1, 10000]'),
+    ('first_seed', [-1, 1_000_001, True, 2., '2', None, NAN], 'a whole number in [0, 1000000]'),
     ('dataset', ['', 'Digits', 'cifar', None, 3, ['digits'], {}], "one of ['digits', 'mnist']"),
     ('architecture', ['', 'Both', 'dense', None, 0, ['standard'], {}], "one of ['standard', 'bottleneck', 'both']")])
 def test_settings_are_refused(name, values, legal):
@@ -152,13 +169,14 @@ def test_unknown_names_are_refused():
         RunConfig.from_dict({'sparsity': 0.1, 'parameters': {'epoch': 3}})
 
 
-@given(st.builds(RunConfig, st.floats(1e-4, 1), st.sampled_from(['digits', 'mnist']), st.integers(1, 10_000),
-                 st.sampled_from(['standard', 'bottleneck', 'both']),
-                 st.builds(Parameters, epochs=st.integers(1, 10_000), lr=st.floats(1e-9, 1e9))))
+@given(st.builds(RunConfig, st.one_of(st.floats(1e-4, 1), st.just([0.01, 0.1])), st.sampled_from(['digits', 'mnist']),
+                 st.integers(1, 10_000), st.sampled_from(['standard', 'bottleneck', 'both']),
+                 st.builds(Parameters, epochs=st.integers(1, 10_000), lr=st.floats(1e-9, 1e9)),
+                 st.integers(0, 1_000_000)))
 def test_config_survives_json(config):
     "A manifest's config is compared with the one asked for: nothing may be lost on the way"
     again = json.loads(json.dumps(asdict(config)))
-    assert again == asdict(config) and RunConfig.from_dict(again) == config
+    assert again == as_recorded(config) and RunConfig.from_dict(again) == config
 
 
 @pytest.mark.parametrize('value', ['', 'gpu', 'cuda:99', 'cuda:-1', 'meta', 'hpu', 'mps', None, 0, ['cpu']])
@@ -284,7 +302,7 @@ def test_structure_of_tiny_networks(finished):
     assert np.allclose(read_table(finished)['q'], 0.5 * 0.93 / 1.07, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize('name, q', [('p=0.0001', 0.5 * 0.9999 / 1.0001), ('p=1.0', 0.)])
+@pytest.mark.parametrize('name, q', [('p=0.0001,seeds=0-1', 0.5 * 0.9999 / 1.0001), ('p=1.0,seeds=0-1', 0.)])
 def test_structure_of_full_networks(smoke, name, q):
     folder = smoke.results / 'runs' / name
     assert_structure(folder, 100)
@@ -312,6 +330,40 @@ def test_open_choices_reach_the_networks(change):
     weights = [result.networks['standard'].weights for result in (first, second)]
     same = all(torch.equal(w, weights[1][name]) for name, w in weights[0].items())
     assert same == ('mask_scores' in change) and not first.metrics.equals(second.metrics)
+
+
+NETWORK = ['architecture', 'n_connections', 'seed']  # which network a row is about
+
+
+def of_network(table, architecture, k, seed):
+    "The rows of one network"
+    return table[(table[NETWORK] == [architecture, k, seed]).all(axis=1)].reset_index(drop=True)
+
+
+def test_a_stack_is_its_networks():
+    "Several sparsities and a slice of the seeds: each network is what it is in a run of its own, up to rounding"
+    config = replace(CONFIG, sparsity=[0.07, 0.5], seeds=2, first_seed=3, parameters=replace(TINY, epochs=1))
+    bar = Counter()
+    stack = compute(config, DIGITS, bar)
+    assert bar.n == n_run_steps(config, DIGITS)
+    for table in (stack.metrics, stack.history):
+        assert set(zip(table['n_connections'], table['seed'])) == {(k, seed) for k in (7, 50) for seed in (3, 4)}
+    columns = [name for name in COLUMNS if name != 'value']
+    assert not stack.metrics.duplicated(columns).any() and not stack.history.duplicated([*NETWORK, 'epoch']).any()
+    alone = compute(replace(config, sparsity=0.5, first_seed=4, seeds=1), DIGITS, Counter())
+    for architecture in ('standard', 'bottleneck'):
+        for whole, part in [(stack.metrics, alone.metrics), (stack.history, alone.history)]:
+            found, expected = (of_network(table, architecture, 50, 4) for table in (whole, part))
+            pd.testing.assert_frame_equal(found, expected, check_exact=False, rtol=1e-3, atol=1e-3)
+        one = alone.networks[architecture].weights
+        for name, w in stack.networks[architecture][3].weights.items(): assert torch.allclose(w, one[name], atol=1e-4)
+
+
+def test_progress_names_the_sparsities():
+    texts, bar = set(), Counter()
+    bar.set_description = lambda text, refresh=True: texts.add(text.split(',')[0])
+    compute(replace(CONFIG, sparsity=[0.07, 0.5, 1.], seeds=1), DIGITS, bar)
+    assert texts == {'p=0.07…1 standard', 'p=0.07…1 bottleneck'}
 
 
 @pytest.mark.parametrize('architecture, names', [('standard', ['standard']), ('bottleneck', ['bottleneck'])])
@@ -382,7 +434,7 @@ def test_manifest(finished):
     names = {path.name for path in finished.iterdir()}
     assert names == set(RUN_FILES) - {'notebook.ipynb'}
     assert manifest['files'] == {name: sha256(finished / name) for name in names - {'manifest.json'}}
-    assert manifest['config'] == asdict(CONFIG) and manifest['device'] == 'cpu' and manifest['threads'] == 1
+    assert manifest['config'] == as_recorded(CONFIG) and manifest['device'] == 'cpu' and manifest['threads'] == 1
     assert manifest['package'] == package_hash()
     assert manifest['versions'].keys() == {'torch', 'numpy', 'pandas', 'modspec', 'python'}
     assert torch.__version__.startswith(manifest['versions']['torch'])
@@ -475,6 +527,7 @@ def test_finished_run_is_not_repeated(finished, monkeypatch):
 
 @pytest.mark.parametrize('change, message', [
     ({'sparsity': 0.5}, 'sparsity: 0.07, asked 0.5'), ({'seeds': 3}, 'seeds: 2, asked 3'),
+    ({'sparsity': (0.07, 0.5)}, 'sparsity: 0.07, asked [0.07, 0.5]'), ({'first_seed': 2}, 'first_seed: 0, asked 2'),
     ({'architecture': 'standard'}, "architecture: 'both', asked 'standard'"),
     ({'parameters': replace(TINY, lr=0.4)}, 'lr: 0.5, asked 0.4'),
     ({'dataset': 'mnist', 'seeds': 1}, "dataset: 'digits', asked 'mnist'; seeds: 2, asked 1")])

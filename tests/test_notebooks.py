@@ -51,7 +51,8 @@ def test_one_cell_holds_the_parameters(path):
     index, = tagged(path)
     assert nbformat.read(path, 4).cells[index + 1].cell_type == 'code'
     names = {'results', 'out'}
-    if path == RUN: names = {'sparsity', 'dataset', 'seeds', 'architecture', 'parameters', 'device', 'threads', 'out'}
+    if path == RUN: names = {'sparsity', 'dataset', 'seeds', 'first_seed', 'architecture', 'parameters', 'device',
+                              'threads', 'out'}
     assert set(papermill.inspect_notebook(path)) == names
 
 
@@ -73,7 +74,7 @@ def test_defaults_are_a_smoke_test():
     values = {}
     exec(cells[tagged(RUN)[0]].source, values)
     config = RunConfig(values['sparsity'], values['dataset'], values['seeds'], values['architecture'],
-                       Parameters(**values['parameters']))
+                       Parameters(**values['parameters']), values['first_seed'])
     assert config.dataset == 'digits' and config.seeds <= 3
     assert config.parameters.epochs == config.parameters.bottleneck_epochs == 1
     assert 0 < config.parameters.n_pairs <= 5000
@@ -98,8 +99,8 @@ def test_bare_papermill_computes_the_same(smoke, tmp_path):
                '-p', 'seeds', str(config.seeds), '-p', 'out', out, '-y', json.dumps({'parameters': parameters})]
     subprocess.run(command, cwd=tmp_path, env=os.environ | {'OMP_NUM_THREADS': '1'}, check=True, capture_output=True)
     for name in (*TABLES, 'networks.safetensors'):
-        assert (out / name).read_bytes() == (smoke.results / 'runs' / 'p=0.0001' / name).read_bytes()
-    assert is_finished(out, config.run(0.0001))
+        assert (out / name).read_bytes() == (smoke.results / 'runs' / 'p=0.0001,seeds=0-1' / name).read_bytes()
+    assert is_finished(out, config.runs()['p=0.0001,seeds=0-1'])
     assert read_manifest(out)['files'].keys() == {*TABLES, 'networks.safetensors'}
     assert_executed(out / 'notebook.ipynb')
 
@@ -107,7 +108,7 @@ def test_bare_papermill_computes_the_same(smoke, tmp_path):
 @pytest.mark.parametrize('p', [0.0001, 1.])
 def test_executed_run(smoke, p):
     "shows its configuration, the history, the interconnections and the metrics"
-    path = smoke.results / 'runs' / f'p={p!r}' / 'notebook.ipynb'
+    path = smoke.results / 'runs' / f'p={p!r},seeds=0-1' / 'notebook.ipynb'
     assert_executed(path)
     injected = [cell for cell in nbformat.read(path, 4).cells if 'injected-parameters' in cell.metadata.get('tags', [])]
     assert len(injected) == 1 and f'sparsity = {p}' in injected[0].source
@@ -116,6 +117,18 @@ def test_executed_run(smoke, p):
     table = outputs(path, 'text/html')[-1]
     for name in set(read_table(path.parent)['metric']): assert f'>{name}<' in table
     assert 'NaN' not in table.split('<tbody>')[1].replace('<th>NaN</th>', '')
+
+
+def test_executed_run_of_several_sparsities(tmp_path):
+    "shows a line for every network, and means at each sparsity"
+    config = RunConfig((0.05, 1.), seeds=2, first_seed=3, architecture='standard',
+                       parameters=Parameters(n_hidden=10, epochs=2, n_pairs=100))
+    path = run_notebook(config, tmp_path / 'out') / 'notebook.ipynb'
+    assert_executed(path)
+    shown = [text for text in outputs(path, 'text/plain') if 'RunConfig(sparsity=(0.05, 1.0), ' in text]
+    assert 'first_seed=3)' in shown[0]
+    table = outputs(path, 'text/html')[-1]
+    assert '>0.05<' in table and '>1.00<' in table and set(read_table(path.parent)['seed']) == {3, 4}
 
 
 def test_executed_figures(smoke):

@@ -1,8 +1,11 @@
 """Sweeps: configurations that are refused, runs that fail, and tables that are never of another sweep"""
 import json
 import os
+import signal
+import subprocess
 import sys
-from dataclasses import asdict, replace
+import time
+from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -33,7 +36,10 @@ from modspec.sweep import (
     collect_sweep,
     draw_figures,
     execute,
+    find_run,
+    is_collected,
     load_config,
+    meaning,
     notebook_parameters,
     planned,
     progress_file,
@@ -63,8 +69,13 @@ def contents(folder):
 def write_config(path, sparsities=(0.01, 1.), **settings):
     "A sweep's file"
     values = dict(sparsities=list(sparsities), seeds=1, architecture='standard', parameters=TINY) | settings
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
+
+
+def one_run(p, path='sweep.yaml'):
+    "The run of one sparsity, of a sweep with one seed"
+    return load_config(path).runs()[f'p={p!r},seeds=0-0']
 
 
 def computed(config, out):
@@ -102,7 +113,56 @@ def test_load_config(tmp_path):
     path = write_config(tmp_path / 'sweep.yaml', [1e-2, 0.5, 1], dataset='mnist', seeds=7)
     same, expected = ('mnist', 7, 'standard', Parameters(**TINY)), (0.01, 0.5, 1.)
     assert load_config(path) == load_config(str(path)) == SweepConfig(expected, *same)
-    assert load_config(path).runs() == {f'p={p!r}': RunConfig(p, *same) for p in expected}
+    packs = [(5, 0, '0-4'), (2, 5, '5-6')]
+    assert load_config(path).runs() == {
+        f'p={p!r},seeds={words}': RunConfig(p, 'mnist', n, 'standard', Parameters(**TINY), first)
+        for p in expected for n, first, words in packs}
+
+
+def names(path, *sparsities, **settings):
+    "Names of a sweep's runs, in order"
+    return list(load_config(write_config(path, sparsities, **settings)).runs())
+
+
+def test_packs_of_seeds(tmp_path):
+    "begin at multiples of their size, so that a pack that is whole stays when there are more seeds"
+    path = tmp_path / 'sweep.yaml'
+    five, eight, ten = (names(path, 0.01, seeds=n) for n in (5, 8, 10))
+    assert five == ['p=0.01,seeds=0-4'] and eight == [*five, 'p=0.01,seeds=5-7'] and ten == [*five, 'p=0.01,seeds=5-9']
+    assert names(path, 0.01, seeds=5, seeds_per_run=2) == [f'p=0.01,seeds={s}' for s in ('0-1', '2-3', '4-4')]
+    assert names(path, 0.01, seeds=3, seeds_per_run=100) == ['p=0.01,seeds=0-2']
+
+
+def test_packs_of_sparsities(tmp_path):
+    "stand side by side in the list; every network is in one run"
+    path = tmp_path / 'sweep.yaml'
+    assert names(path, 0.01, 0.1, 1, sparsities_per_run=2) == ['p=0.01-0.1,seeds=0-0', 'p=1.0,seeds=0-0']
+    found = load_config(write_config(path, [0.01, 0.1, 0.3, 1], seeds=3, sparsities_per_run=3, seeds_per_run=2))
+    networks = [network for run in found.runs().values() for network in run.networks]
+    assert sorted(networks) == sorted((seed, p) for seed in range(3) for p in (0.01, 0.1, 0.3, 1.))
+
+
+def test_variations(tmp_path):
+    "change the parameters of the sweep; the baseline comes first, under the names of a sweep without variations"
+    changes = {'still': {'walk': 0}, 'big_4': {'n_hidden': 40, 'epochs': 3}}
+    found = load_config(write_config(tmp_path / 'sweep.yaml', [0.01, 1], variations=changes))
+    plain = names(tmp_path / 'plain.yaml', 0.01, 1)
+    assert list(found.runs()) == plain + [f'{name},still' for name in plain] + [f'{name},big_4' for name in plain]
+    assert found.runs()['p=1.0,seeds=0-0'].parameters == Parameters(**TINY)
+    assert found.runs()['p=1.0,seeds=0-0,still'].parameters == Parameters(**TINY, walk=0)
+    assert found.runs()['p=1.0,seeds=0-0,big_4'].parameters == Parameters(**TINY | dict(n_hidden=40, epochs=3))
+    assert [variation for variation, _ in found.packs()] == ['baseline'] * 2 + ['still'] * 2 + ['big_4'] * 2
+
+
+def test_what_results_mean(tmp_path):
+    "is what their manifest says: five settings, variations if there are any, and nothing of how networks were packed"
+    path = tmp_path / 'sweep.yaml'
+    plain, varied = (load_config(write_config(path, seeds_per_run=2, sparsities_per_run=2, **more))
+                     for more in ({}, {'variations': {'still': {'walk': 0}}}))
+    settings = ['sparsities', 'dataset', 'seeds', 'architecture', 'parameters']
+    assert list(meaning(plain)) == settings and list(meaning(varied)) == [*settings, 'variations']
+    assert meaning(plain) == meaning(load_config(write_config(path))) and meaning(plain)['sparsities'] == [0.01, 1.]
+    assert meaning(varied)['variations'] == {'still': {'walk': 0}}
 
 
 @pytest.mark.parametrize('name', ['smoke', 'quick', 'mnist'])
@@ -116,7 +176,7 @@ def test_committed_configurations(name):
 
 def test_the_papers_configuration():
     found = load_config(repository() / 'config' / 'paper.yaml')
-    counts = [run.n_connections for run in found.runs().values()]
+    counts = RunConfig(found.sparsities).n_connections
     assert (min(counts), max(counts)) == (1, 10_000) and len(counts) >= 20 and found.seeds >= 10
     steps = np.diff(np.log(counts[10:]))  # below, whole numbers of connections leave no choice
     assert steps.max() / steps.min() < 1.05
@@ -156,6 +216,21 @@ REFUSED = {  # text of the file: what the message says
     'sparsities: [0.01, 0.010001]': r'distinct numbers of connections, got \[100, 100\]$',
     'sparsities: [0.01, 0.5, 0.01]': r'distinct numbers of connections, got \[100, 5000, 100\]$',
     'sparsities: [1, 1.0]': r'distinct numbers of connections, got \[10000, 10000\]$',
+    # packs and variations
+    'sparsities: [0.1]\nseeds_per_run: 0': r'seeds_per_run must be a whole number in \[1, 10000\], got 0$',
+    'sparsities: [0.1]\nseeds_per_run: 2.0': 'seeds_per_run must be .* got 2.0$',
+    'sparsities: [0.1]\nsparsities_per_run: x': "sparsities_per_run must be .* got 'x'$",
+    'sparsities: [0.01, 0.5, 0.01]\nsparsities_per_run: 2': r'distinct numbers of connections, got \[100, 5000, 100\]$',
+    'sparsities: [0.1]\nvariations: [a]': r"variations must be a mapping from names to changes, got \['a'\]$",
+    'sparsities: [0.1]\nvariations: {baseline: {walk: 0}}': "letters, digits and _, and not baseline, got 'baseline'$",
+    'sparsities: [0.1]\nvariations: {a/b: {walk: 0}}': "a variation must be named by letters.* got 'a/b'$",
+    "sparsities: [0.1]\nvariations: {'': {walk: 0}}": "a variation must be named by letters.* got ''$",
+    'sparsities: [0.1]\nvariations: {1: {walk: 0}}': 'a variation must be named by letters.* got 1$',
+    'sparsities: [0.1]\nvariations: {still: }': 'variation still: parameters must be a mapping.*None',
+    'sparsities: [0.1]\nvariations: {still: {wlk: 0}}': "variation still: unknown parameter 'wlk'; did you mean 'walk'",
+    'sparsities: [0.1]\nvariations: {still: {walk: -1}}': r'variation still: walk must be a number in .*, got -1$',
+    'sparsities: [1.0e-4]\nvariations: {small: {n_hidden: 10}}': r'sparsity must be .* = \[0.01, 1\], got 0.0001$',
+    'sparsities: [0.1, 0.101]\nvariations: {small: {n_hidden: 10}}': r'distinct numbers of .*, got \[10, 10\]$',
     # the rest
     'sparsities: [0.1]\nseeds: 0': r'seeds must be a whole number in \[1, 10000\], got 0$',
     'sparsities: [0.1]\nseeds: -2': 'seeds must be .* got -2$',
@@ -182,6 +257,14 @@ def test_configuration_is_refused(tmp_path, monkeypatch, text):
     with pytest.raises(ValueError, match=REFUSED[text]) as error: load_config('sweep.yaml')
     assert str(error.value).startswith('sweep.yaml') and len(str(error.value).splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ['sweep.yaml']
+
+
+def test_find_run(tmp_path):
+    path = write_config(tmp_path / 'sweep.yaml', seeds=7, variations={'still': {'walk': 0}})
+    expected = RunConfig(0.01, seeds=2, first_seed=5, architecture='standard', parameters=Parameters(**TINY, walk=0))
+    assert find_run(path, 'p=0.01,seeds=5-6,still') == expected
+    with pytest.raises(ValueError, match="sweep.yaml: 'p=0.01,seeds=5-7'; did you mean 'p=0.01,seeds=5-6'"):
+        find_run(path, 'p=0.01,seeds=5-7')
 
 
 def test_configuration_that_cannot_be_read(tmp_path):
@@ -234,18 +317,18 @@ def test_run_sweep_refuses(there, monkeypatch):
     write_config(Path('sweep.yaml'))
     check(lambda: run_sweep('sweep.yaml', 'file/results'), 'cannot be written to')
     swept('sweep.yaml', there / 'done')
-    write_config(Path('other.yaml'), seeds=2)
-    check(lambda: run_sweep('other.yaml', 'done'), 'holds .*seeds: 1, asked 2.; choose another with --out')
-    (there / 'done' / 'runs' / 'p=1.0' / 'metrics.parquet').write_bytes(b'')
-    check(lambda: run_sweep('sweep.yaml', 'done'), 'p=1.0/metrics.parquet has SHA-256 .*run again')
+    write_config(Path('other.yaml'), architecture='both')
+    check(lambda: run_sweep('other.yaml', 'done'), "holds .*'standard', asked 'both'.; choose another with --out")
+    (there / 'done' / 'runs' / 'p=1.0,seeds=0-0' / 'metrics.parquet').write_bytes(b'')
+    check(lambda: run_sweep('sweep.yaml', 'done'), 'p=1.0,seeds=0-0/metrics.parquet has SHA-256 .*run again')
 
 
 @pytest.mark.usefixtures('no_kernel')
 def test_run_sweep_leaves_other_results_alone(there):
     "A sweep that shares no run with the one in the folder, and the folder of a single run"
     write_config(Path('sweep.yaml')), swept('sweep.yaml', there / 'done')
-    write_config(Path('other.yaml'), [0.3], seeds=2), computed(CONFIG, there / 'one')
-    refused(lambda: run_sweep('other.yaml', 'done'), 'holds .*seeds: 1, asked 2.*choose another', unchanged=there)
+    write_config(Path('other.yaml'), [0.3], dataset='mnist'), computed(CONFIG, there / 'one')
+    refused(lambda: run_sweep('other.yaml', 'done'), "holds .*'digits', asked 'mnist'.*choose another", unchanged=there)
     for action in run_sweep, collect_sweep:
         refused(lambda action=action: action('sweep.yaml', 'one'), 'one.*choose another with --out', unchanged=there)
 
@@ -253,10 +336,13 @@ def test_run_sweep_leaves_other_results_alone(there):
 # one run
 
 def test_notebook_parameters_say_what_differs():
-    same = dict(sparsity=0.07, dataset='digits', seeds=1, architecture='standard', device='cpu', threads=1, out='out')
+    same = dict(sparsity=0.07, dataset='digits', seeds=1, first_seed=0, architecture='standard', device='cpu',
+                threads=1, out='out')
     assert notebook_parameters(CONFIG, Path('out'), 'cpu', 1) == same | {'parameters': TINY}
     paper = replace(CONFIG, parameters=Parameters())
     assert notebook_parameters(paper, Path('out'), 'cpu', 1) == same | {'parameters': {}}
+    several = same | dict(sparsity=[0.1, 1.], first_seed=5, parameters={})
+    assert notebook_parameters(replace(paper, sparsity=(0.1, 1.), first_seed=5), Path('out'), 'cpu', 1) == several
 
 
 def test_seal(tmp_path):
@@ -289,6 +375,31 @@ def test_run_notebook_puts_a_run_in_its_place(tmp_path, monkeypatch, link):
     assert read_manifest(tmp_path / 'out')['files'].keys() == set(RUN_FILES) - {'manifest.json'}
     assert is_finished(tmp_path / 'out', CONFIG) and 'MODSPEC_PROGRESS' not in os.environ
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != 'out.failed') == ['out', 'real'] if link else ['out']
+
+
+def test_killed_attempts_are_removed(tmp_path):
+    "those of this run whose process is gone; nothing of a process that lives, nor of anybody else"
+    out, others = tmp_path / 'out', [tmp_path / name for name in ('.out.mine', '.out2.attempt-1', '.outattempt-1')]
+    for folder in (*others, tmp_path / '.out.attempt-1'): (folder / 'deep').mkdir(parents=True)
+    theirs = tmp_path / '.out.attempt-2'
+    theirs.mkdir()
+    lock = ('import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n'
+            'print(flush=True), input()')
+    living = subprocess.Popen([sys.executable, '-c', lock, theirs], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    living.stdout.readline()
+    with sweep.attempt(out) as mine: assert set(tmp_path.iterdir()) == {*others, theirs, mine}
+    living.kill(), living.communicate()
+    assert theirs.exists()
+    with sweep.attempt(out): pass
+    assert set(tmp_path.iterdir()) == {*others}
+
+
+def test_what_a_killed_run_said_is_forgotten(tmp_path, bars):
+    path = tmp_path / '.out.progress.json'
+    path.write_text(json.dumps(dict(n=9, total=10, text='before')))
+    (tmp_path / f'.{path.name}.123.tmp').write_text('{"n"')
+    with shown_progress(path): assert list(tmp_path.iterdir()) == []
+    assert bars[0].desc != 'before'
 
 
 def test_run_of_another_configuration_is_refused(tmp_path, monkeypatch):
@@ -346,8 +457,8 @@ def test_collect_sweep(there):
     results = swept('sweep.yaml', there / 'results')
     config = load_config('sweep.yaml')
     manifest = read_manifest(results)
-    assert manifest['files'].keys() == set(TABLES) and manifest['config'] == json.loads(json.dumps(asdict(config)))
-    assert list(manifest['runs']) == ['p=0.01', 'p=1.0'] and manifest['package'] == package_hash()
+    assert manifest['files'].keys() == set(TABLES) and manifest['config'] == meaning(config)
+    assert list(manifest['runs']) == ['p=0.01,seeds=0-0', 'p=1.0,seeds=0-0'] and manifest['package'] == package_hash()
     assert all(run.keys() == {'device', 'threads', 'versions', 'seconds'} for run in manifest['runs'].values())
     for name in ('metrics', 'history'):
         expected = collect([results / 'runs' / run for run in config.runs()], name)
@@ -357,23 +468,69 @@ def test_collect_sweep(there):
 
 def test_collect_sweep_refuses_an_incomplete_sweep(there):
     "and leaves the tables that are there as they are"
-    write_config(Path('sweep.yaml')), write_config(Path('other.yaml'), seeds=2)
-    write_config(Path('more.yaml'), [0.01, 0.3, 1])
+    write_config(Path('sweep.yaml')), write_config(Path('other.yaml'), dataset='mnist')
+    write_config(Path('more.yaml'), [0.01, 0.3, 1]), write_config(Path('seeds.yaml'), seeds=2)
     results = swept('sweep.yaml', there / 'results')
-    check, run = partial(refused, error=ResultError, unchanged=there), results / 'runs' / 'p=1.0'
-    check(lambda: collect_sweep('other.yaml', results), 'p=0.01 is a run of another configuration|holds other results')
-    check(lambda: collect_sweep('more.yaml', results), 'p=0.3 holds no finished run')
+    check, run = partial(refused, error=ResultError, unchanged=there), results / 'runs' / 'p=1.0,seeds=0-0'
+    check(lambda: collect_sweep('other.yaml', results), "holds other results .dataset: 'digits', asked 'mnist'.")
+    check(lambda: collect_sweep('more.yaml', results), 'p=0.3,seeds=0-0 holds no finished run')
+    check(lambda: collect_sweep('seeds.yaml', results), 'p=0.01,seeds=0-1 holds no finished run')
     content = (run / 'history.parquet').read_bytes()
     (run / 'history.parquet').write_bytes(content[:-1] + b'?')
-    check(lambda: collect_sweep('sweep.yaml', results), 'p=1.0/history.parquet has SHA-256')
+    check(lambda: collect_sweep('sweep.yaml', results), 'p=1.0,seeds=0-0/history.parquet has SHA-256')
     (run / 'history.parquet').unlink()
-    check(lambda: collect_sweep('sweep.yaml', results), 'p=1.0/history.parquet has SHA-256 no file')
+    check(lambda: collect_sweep('sweep.yaml', results), 'p=1.0,seeds=0-0/history.parquet has SHA-256 no file')
     (run / 'history.parquet').write_bytes(content)
     manifest = (run / 'manifest.json').read_text()
     (run / 'manifest.json').write_text(manifest.replace(package_hash(), 'older'))
     check(lambda: collect_sweep('sweep.yaml', results), 'come from 2 versions of the code')
     (run / 'manifest.json').unlink()
-    check(lambda: collect_sweep('sweep.yaml', results), 'p=1.0 holds no finished run: manifest.json is missing')
+    check(lambda: collect_sweep('sweep.yaml', results), 'p=1.0,seeds=0-0 holds no finished run: manifest.json is')
+
+
+def test_collected_sweep_is_recognized(there):
+    "by what its results mean: packed otherwise, or collected before packs, variations and later parameters existed"
+    write_config(Path('sweep.yaml')), write_config(Path('packed.yaml'), seeds_per_run=1, sparsities_per_run=2)
+    results = swept('sweep.yaml', there / 'results')
+    wanted, packed = load_config('sweep.yaml'), load_config('packed.yaml')
+    assert is_collected(results, wanted) and is_collected(results, packed)
+    manifest = json.loads((results / 'manifest.json').read_text())
+    assert manifest['config'].keys() == {'sparsities', 'dataset', 'seeds', 'architecture', 'parameters'}
+    del manifest['config']['parameters']['walk']
+    (results / 'manifest.json').write_text(json.dumps(manifest))
+    assert is_collected(results, wanted)
+    for more in (dict(seeds=2), dict(sparsities=[0.01, 0.5, 1]), dict(variations={'still': {'walk': 0}})):
+        assert not is_collected(results, load_config(write_config(Path('more.yaml'), **more)))  # an extension
+    for other in (dict(architecture='both'), dict(dataset='mnist'), dict(parameters=TINY | {'walk': 0})):
+        with pytest.raises(ResultError, match='holds other results'):
+            is_collected(results, load_config(write_config(Path('other.yaml'), **other)))
+
+
+@pytest.mark.parametrize('name', ['metrics', 'history'])
+def test_tables_do_not_depend_on_packing(there, name):
+    "The same rows in the same order, sorted by sparsity, architecture and seed"
+    settings = dict(sparsities=[1, 0.01], seeds=2, architecture='both', parameters=TINY | dict(bottleneck_epochs=1))
+    write_config(Path('one.yaml'), **settings, seeds_per_run=1)
+    write_config(Path('all.yaml'), **settings, sparsities_per_run=2)
+    apart, together = (read_table(swept(f'{path}.yaml', there / path), name) for path in ('one', 'all'))
+    assert [len(load_config(path).runs()) for path in ('one.yaml', 'all.yaml')] == [4, 1]
+    pd.testing.assert_frame_equal(apart, together, check_exact=False, rtol=1e-3, atol=1e-3)
+    order = list(zip(apart['n_connections'], apart['architecture'], apart['seed']))
+    assert order == sorted(order)
+
+
+def test_tables_of_variations(there):
+    "begin with a column that names them; the baseline is what a sweep without variations finds"
+    varied = write_config(Path('sweep.yaml'), variations={'still': {'walk': 0}, 'fast': {'lr': 0.9}})
+    results, unvaried = swept(varied, there / 'results'), swept(write_config(Path('plain.yaml')), there / 'plain')
+    for name in ('metrics', 'history'):
+        table, plain = read_table(results, name), read_table(unvaried, name)
+        assert list(table)[0] == 'variation' and list(table['variation'].unique()) == ['baseline', 'still', 'fast']
+        baseline = table[table['variation'] == 'baseline'].drop(columns='variation')
+        pd.testing.assert_frame_equal(baseline, plain)
+        if name == 'metrics': assert set(table.loc[table['variation'] == 'fast', 'value']) != set(plain['value'])
+    assert read_manifest('results')['config']['variations'] == {'still': {'walk': 0}, 'fast': {'lr': 0.9}}
+    assert len(read_manifest('results')['runs']) == 6
 
 
 def test_figures_want_whole_tables(there, no_kernel):
@@ -411,12 +568,12 @@ def test_another_list_of_sparsities(there):
     lock = there / '.snakemake' / 'locks' / '0.output.lock'
     lock.parent.mkdir(parents=True), lock.write_text('my results/manifest.json\nmy results/metrics.parquet\n')
     written, same = sweep_again('after.yaml', 'my results')
-    assert {f'runs/p=1.0/{name}' for name in RUN_FILES} | {*TABLES, 'manifest.json'} <= written
-    assert same == {f'runs/{run}/{name}' for run in ('p=0.01', 'p=0.3') for name in RUN_FILES}
+    assert {f'runs/p=1.0,seeds=0-0/{name}' for name in RUN_FILES} | {*TABLES, 'manifest.json'} <= written
+    assert same == {f'runs/{run}/{name}' for run in ('p=0.01,seeds=0-0', 'p=0.3,seeds=0-0') for name in RUN_FILES}
     assert set(read_table(results)['sparsity']) == {0.01, 1.}
     assert set(read_table(results, 'history')['n_connections']) == {1, 100}
-    assert read_manifest(results)['config'] == json.loads(json.dumps(asdict(load_config('after.yaml'))))
-    assert sorted(path.name for path in (results / 'runs').iterdir()) == ['p=0.01', 'p=0.3', 'p=1.0']
+    assert read_manifest(results)['config'] == meaning(load_config('after.yaml'))
+    assert {path.name for path in (results / 'runs').iterdir()} == {f'p={p},seeds=0-0' for p in (0.01, 0.3, 1.)}
 
 
 def test_run_that_was_deleted(there, monkeypatch):
@@ -425,18 +582,84 @@ def test_run_that_was_deleted(there, monkeypatch):
     results = swept('sweep.yaml', there / 'results')
     command = sweep.snakemake_command
     monkeypatch.setattr(sweep, 'snakemake_command', lambda *args, **how: [*command(*args, **how), '--dry-run'])
-    for name in RUN_FILES: (results / 'runs' / 'p=1.0' / name).unlink()
+    for name in RUN_FILES: (results / 'runs' / 'p=1.0,seeds=0-0' / name).unlink()
     run_sweep('sweep.yaml', 'results')
     plan = (results / 'sweep.log').read_text()
-    assert 'wildcards: p=1.0' in plan and 'wildcards: p=0.01' not in plan and 'rule collect:' in plan
+    assert 'wildcards: run=p=1.0,' in plan and 'wildcards: run=p=0.01,' not in plan and 'rule collect:' in plan
 
 
 def test_failed_sweep_names_its_runs(there, monkeypatch):
     write_config(there / 'sweep.yaml')
     monkeypatch.setattr(sweep, 'snakemake_command', lambda *_, **__: [sys.executable, '-c', 'raise SystemExit(1)'])
-    computed(load_config('sweep.yaml').run(0.01), there / 'results' / 'runs' / 'p=0.01')
-    with pytest.raises(RunFailed, match=r'1 of 2 runs did not finish \(p=1.0\); see results/sweep.log'):
+    computed(one_run(0.01), there / 'results' / 'runs' / 'p=0.01,seeds=0-0')
+    with pytest.raises(RunFailed, match=r'1 of 2 runs did not finish \(p=1.0,seeds=0-0\); see results/sweep.log'):
         run_sweep('sweep.yaml', 'results')
+
+
+def test_failed_run_does_not_stop_the_others(there, monkeypatch):
+    """It is tried twice, keeps its notebook and is named at the end.
+
+    A run that Snakemake starts is made to fail by a kernel of our own, which knows the run from its progress file.
+    """
+    kernel = there / 'jupyter' / 'kernels' / 'python3'
+    kernel.mkdir(parents=True)
+    argv = [sys.executable, str(kernel / 'kernel.py'), '-f', '{connection_file}']
+    (kernel / 'kernel.json').write_text(json.dumps(dict(argv=argv, display_name='python3', language='python')))
+    (kernel / 'kernel.py').write_text(f"""
+import os, pathlib, tempfile
+from ipykernel.kernelapp import launch_new_instance
+if 'p=0.01,' in os.environ['MODSPEC_PROGRESS']:
+    tempfile.mkstemp(dir={str(kernel)!r}, suffix='.attempt')
+    import modspec.experiment
+    modspec.experiment.compute = None
+launch_new_instance()
+""")
+    monkeypatch.setenv('JUPYTER_PATH', str(there / 'jupyter'))
+    write_config(there / 'sweep.yaml')
+    with pytest.raises(RunFailed, match=r'^1 of 2 runs did not finish \(p=0.01,seeds=0-0\); see results/sweep.log'):
+        run_sweep('sweep.yaml', 'results', cores=2)
+    assert len(list(kernel.glob('*.attempt'))) == 2
+    runs = there / 'results' / 'runs'
+    assert "'NoneType' object is not callable" in (runs / 'p=0.01,seeds=0-0.failed' / 'notebook.ipynb').read_text()
+    assert is_finished(runs / 'p=1.0,seeds=0-0', one_run(1.)) and not (there / 'results' / 'manifest.json').exists()
+    assert sweep_status('sweep.yaml', 'results')['state'].tolist() == ['failed', 'done']
+    assert not list(runs.glob('.*'))
+
+
+def until(true):
+    "Wait for something that other processes do"
+    end = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < end, 'nothing happens'
+        time.sleep(0.05)
+
+
+def test_killed_sweep_goes_on(there):
+    "Snakemake and its runs die in the middle; the same command ends with the tables of a sweep that nobody interrupted"
+    write_config(there / 'sweep.yaml')
+    done, killed = load_config('sweep.yaml').folders('results')
+    computed(one_run(0.01), done)
+    before = contents(done)
+    command = [Path(sys.executable).with_name('modspec'), 'sweep', 'sweep.yaml', '--out', 'results', '--cores', '1']
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try: until(lambda: list(killed.parent.glob(f'.{killed.name}.attempt-*/notebook.ipynb')))
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert list(killed.parent.glob('.*')) and not (killed / 'manifest.json').exists()
+    progress_file(killed).write_text(json.dumps(dict(n=9, total=10, text='what the dead run said')))
+    subprocess.run(command, check=True, capture_output=True)
+    assert contents(done) == before and {path.name for path in killed.parent.iterdir()} == {done.name, killed.name}
+    whole = swept('sweep.yaml', there / 'whole')
+    for name in TABLES: assert (there / 'results' / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_more_seeds_compute_what_is_missing(there):
+    "Snakemake is only asked what it would do"
+    swept(write_config(Path('sweep.yaml'), [0.01], seeds=4, seeds_per_run=2), there / 'results')
+    plan = planned(write_config(Path('sweep.yaml'), [0.01], seeds=5, seeds_per_run=2), 'results')
+    assert 'wildcards: run=p=0.01,seeds=4-4' in plan and 'rule collect:' in plan
+    assert 'run=p=0.01,seeds=0-1' not in plan and 'run=p=0.01,seeds=2-3' not in plan
 
 
 def test_smoke_sweep(smoke):
@@ -458,11 +681,11 @@ def test_smoke_sweep(smoke):
 def test_planned_lists_what_is_missing_and_makes_nothing(there):
     write_config(there / 'sweep.yaml')
     plan = planned('sweep.yaml', 'results')
-    assert 'wildcards: p=0.01' in plan and 'wildcards: p=1.0' in plan
+    assert 'wildcards: run=p=0.01,seeds=0-0' in plan and 'wildcards: run=p=1.0,seeds=0-0' in plan
     assert not (there / 'results').exists()
-    computed(load_config('sweep.yaml').run(0.01), there / 'results' / 'runs' / 'p=0.01')
+    computed(one_run(0.01), there / 'results' / 'runs' / 'p=0.01,seeds=0-0')
     plan = planned('sweep.yaml', 'results')
-    assert 'wildcards: p=0.01' not in plan and 'wildcards: p=1.0' in plan
+    assert 'wildcards: run=p=0.01,seeds=0-0' not in plan and 'wildcards: run=p=1.0,seeds=0-0' in plan
     with pytest.raises(ValueError, match='Snakemake refuses: .*no-such-profile'):
         planned('sweep.yaml', 'results', profile='no-such-profile')
 
@@ -473,12 +696,12 @@ def test_plan_is_what_the_sweep_would_do(there):
     results = swept('sweep.yaml', there / 'results')
     assert 'Nothing to be done' in planned('sweep.yaml', 'results')
     before = contents(results)
-    for name in RUN_FILES: (results / 'runs' / 'p=1.0' / name).rename(there / name)
+    for name in RUN_FILES: (results / 'runs' / 'p=1.0,seeds=0-0' / name).rename(there / name)
     plan = planned('sweep.yaml', 'results')
-    assert 'wildcards: p=1.0' in plan and 'wildcards: p=0.01' not in plan and 'rule collect:' in plan
-    for name in RUN_FILES: (there / name).rename(results / 'runs' / 'p=1.0' / name)
-    write_config(there / 'sweep.yaml', seeds=2)
-    with pytest.raises(ResultError, match='seeds: 1, asked 2'): planned('sweep.yaml', 'results')
+    assert 'wildcards: run=p=1.0,' in plan and 'wildcards: run=p=0.01,' not in plan and 'rule collect:' in plan
+    for name in RUN_FILES: (there / name).rename(results / 'runs' / 'p=1.0,seeds=0-0' / name)
+    write_config(there / 'sweep.yaml', architecture='both')
+    with pytest.raises(ResultError, match="'standard', asked 'both'"): planned('sweep.yaml', 'results')
     assert contents(results) == before
 
 
@@ -492,18 +715,28 @@ def test_slurm_profile_sends_jobs_to_slurm():
 def test_status(there):
     sparsities = [0.01, 0.1, 0.3, 0.5, 1.]
     write_config(there / 'sweep.yaml', sparsities)
-    runs = {p: Path('results', 'runs', f'p={p!r}') for p in sparsities}
+    runs = {p: Path('results', 'runs', f'p={p!r},seeds=0-0') for p in sparsities}
     assert set(sweep_status('sweep.yaml', 'results')['state']) == {'missing'}
-    computed(load_config('sweep.yaml').run(0.01), runs[0.01])
-    computed(load_config('sweep.yaml').run(0.1), runs[0.3])  # of another sparsity
+    computed(one_run(0.01), runs[0.01])
+    computed(one_run(0.1), runs[0.3])  # of another sparsity
     for p in (0.5, 1.): progress_file(runs[p]).write_text(json.dumps(dict(n=1, total=4, text='training')))
     long_ago = progress_file(runs[1.]).stat().st_mtime - 3600
     os.utime(progress_file(runs[1.]), (long_ago, long_ago))  # of a run that was killed
-    runs[1.].with_name('p=1.0.failed').mkdir()
+    runs[1.].with_name(f'{runs[1.].name}.failed').mkdir()
     status = sweep_status('sweep.yaml', 'results')
     assert status['state'].tolist() == ['done', 'missing', 'other', 'running', 'failed']
-    assert status['progress'].tolist() == [1, 0, 0, .25, 0] and status['connections'].tolist() == [1, 10, 30, 50, 100]
-    assert run_state(runs[0.01], load_config('sweep.yaml').run(0.01))['seconds'] == status['seconds'][0] > 0
+    assert status['progress'].tolist() == [1, 0, 0, .25, 0]
+    assert status['sparsity'].tolist() == ['0.01', '0.1', '0.3', '0.5', '1'] and set(status['seeds']) == {'0-0'}
+    assert list(status) == ['sparsity', 'seeds', 'state', 'progress', 'seconds']
+    assert run_state(runs[0.01], one_run(0.01))['seconds'] == status['seconds'][0] > 0
+
+
+def test_status_has_a_row_per_run(there):
+    write_config(there / 'sweep.yaml', [0.01, 0.1, 1], seeds=7, sparsities_per_run=2, variations={'still': {'walk': 0}})
+    status = sweep_status('sweep.yaml', 'results')
+    rows = [(p, seeds) for p in ('0.01…0.1', '1') for seeds in ('0-4', '5-6')] * 2
+    assert list(zip(status['sparsity'], status['seeds'])) == rows
+    assert status['variation'].tolist() == ['baseline'] * 4 + ['still'] * 4
 
 
 def test_seconds_left():
