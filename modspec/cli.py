@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'Config', 'Results', 'Threads', 'Device', 'Download', 'FRACTION', 'Out', 'Cores', 'Profile', 'clear_errors',
            'number', 'whole', 'default_results', 'run', 'sweep', 'status', 'reproduce', 'report_figures', 'figures',
-           'collect', 'q']
+           'collect', 'claims', 'q']
 
 # %% ../nbs/13_cli.ipynb #9a74bc3d
 from contextlib import contextmanager
@@ -165,6 +165,30 @@ def collect(config:Config, out:Out=None):
     with clear_errors(): typer.echo(f'tables: {collect_sweep(config, out or default_results(config))}')
 
 # %% ../nbs/13_cli.ipynb #088a0456
+@app.command()
+def claims(
+    results:Results,
+    sensitivity:Annotated[Path|None, typer.Option(help='Folder of the sensitivity sweep; by default `sensitivity` beside RESULTS')]=None,
+    as_markdown:Annotated[bool, typer.Option('--markdown', help='Print a Markdown table, to be pasted or redirected')]=False,
+):
+    """
+    Test the statements of the paper against a folder of results, one by one, without training.
+
+    Example: `modspec claims results/paper`
+    """
+    from rich.console import Console
+
+    from modspec import claims as ledger
+    from modspec.evidence import read_evidence
+    with clear_errors():
+        evidence = read_evidence(results, sensitivity)
+        found = ledger.claims(evidence.metrics, evidence.sensitivity)
+        if as_markdown: typer.echo(ledger.markdown(found))
+        else:
+            typer.echo(ledger.summary(found))
+            Console().print(ledger.terminal(found))
+
+# %% ../nbs/13_cli.ipynb #a0a18ce3
 @app.command()
 def q(
     sparsity:Annotated[float|None, typer.Option(parser=number, metavar='P', help=FRACTION + ', in [0, 1]')]=None,

@@ -14,7 +14,7 @@ from modspec.experiment import RunConfig
 from modspec.training import Parameters
 
 MODSPEC = Path(sys.executable).with_name('modspec')
-COMMANDS = ['run', 'sweep', 'status', 'reproduce', 'figures', 'collect', 'q']
+COMMANDS = ['run', 'sweep', 'status', 'reproduce', 'figures', 'collect', 'claims', 'q']
 TINY = dict(epochs=1, n_hidden=10, n_pairs=200, batch_size=20)
 
 
