@@ -11,6 +11,7 @@ __all__ = ['SWEEP_BAR', 'repository', 'RunFailed', 'notebook_parameters', 'priva
 # %% ../nbs/12_sweep.ipynb #962664a0
 import json, os, re, shutil, subprocess, sys, tempfile, threading, time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.util import find_spec
@@ -378,6 +379,7 @@ def draw_figures(
     out = Path(out or results / 'figures')
     out.mkdir(parents=True, exist_ok=True)
     notebooks = sorted((repository() / 'nbs' / 'figures').glob('*.ipynb'))
-    for notebook in tqdm(notebooks, desc='figures', disable=None):
-        execute(notebook, out / notebook.name, dict(results=str(results), out=str(out)))
+    def draw(notebook): execute(notebook, out / notebook.name, dict(results=str(results), out=str(out)))
+    with ThreadPoolExecutor(len(notebooks)) as pool:
+        for _ in tqdm(pool.map(draw, notebooks), total=len(notebooks), desc='figures', disable=None): pass
     return sorted(out.glob('*.png'))
