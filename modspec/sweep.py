@@ -12,6 +12,7 @@ __all__ = ['SWEEP_BAR', 'EXTENDED', 'PACKING', 'repository', 'RunFailed', 'noteb
 # %% ../nbs/12_sweep.ipynb #962664a0
 import fcntl, json, os, re, shutil, subprocess, sys, tempfile, threading, time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from glob import escape
@@ -491,6 +492,7 @@ def draw_figures(
     out = Path(out or results / 'figures')
     out.mkdir(parents=True, exist_ok=True)
     notebooks = sorted((repository() / 'nbs' / 'figures').glob('*.ipynb'))
-    for notebook in tqdm(notebooks, desc='figures', disable=None):
-        execute(notebook, out / notebook.name, dict(results=str(results), out=str(out)))
+    def draw(notebook): execute(notebook, out / notebook.name, dict(results=str(results), out=str(out)))
+    with ThreadPoolExecutor(len(notebooks)) as pool:
+        for _ in tqdm(pool.map(draw, notebooks), total=len(notebooks), desc='figures', disable=None): pass
     return sorted(out.glob('*.png'))

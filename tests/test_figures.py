@@ -1,8 +1,12 @@
 """What the plots of modspec.figures draw, refuse and leave alone; how they look is in the chapter"""
 import inspect
 import json
+import re
 import subprocess
 import sys
+from base64 import b64decode
+from dataclasses import asdict
+from io import BytesIO
 from itertools import product
 from pathlib import Path
 
@@ -252,6 +256,26 @@ def test_one_look_per_thing():
     for looks in (figures.COLORS, figures.MARKERS): assert len(set(looks.values())) == len(looks)
 
 
+def test_sub_networks_have_the_colors_of_the_architecture():
+    from modspec.network import Architecture, init_ensemble, plot_architecture
+    ax = plot_architecture(init_ensemble(Architecture(4, n_hidden=4), seeds=[0], sparsity=1.), ax=plt.figure().gca())
+    drawn = [matplotlib.colors.to_hex(patch.get_facecolor()) for patch in ax.patches]
+    assert drawn == [figures.COLORS[f'sub-network {n}'].lower() for n in (0, 1)]
+
+
+@each_plot
+def test_axes_do_not_follow_the_data(plot, table):
+    rising = table.assign(value=.5 + .1 * (table['subnetwork'] == table['subtask']).fillna(False) + .01 * table['seed'])
+    less = rising[(table['sparsity'] == .01) & (table['seed'] < 2)]
+    limits = [(ax.get_xlim(), ax.get_ylim()) for ax in (plot(rising), plot(less))]
+    assert limits[0] == limits[1] and limits[0][1][1] == 1.03
+
+
+def test_range_with():
+    assert figures.range_with((0, 1), (.2, .9)) == (0, 1)
+    assert figures.range_with((0, 1), (-.2, 1.5), margin=.1) == pytest.approx((-.3, 1.6))
+
+
 # whole figures
 
 @each_figure
@@ -270,6 +294,15 @@ def test_figures_of_a_small_table(figure):
     figure(make_table(sparsities=[.01], seeds=[0]))
 
 
+@pytest.mark.parametrize('metric', figures.MAIN_METRICS)
+def test_no_network_is_cut_off(table, metric):
+    "Panels share an axis, which has to hold the dots of all of them"
+    fig = figures.figure_specialization_by_role(table.assign(value=table['value'].where(table['metric'] == metric, .5)))
+    drawn = np.concatenate([line.get_ydata() for ax in fig.axes for line in ax.get_lines()])
+    low, high = fig.axes[0].get_ylim()
+    assert low < drawn.min() and drawn.max() < high and drawn.min() < -.15
+
+
 def test_panels(table):
     assert [ax.get_xscale() for ax in figures.figure_specialization(table).axes] == ['log', 'linear']
     titles = [ax.get_title() for ax in figures.figure_raw_metrics(table).axes]
@@ -278,16 +311,78 @@ def test_panels(table):
 
 # words
 
+CONFIG = dict(sparsities=[1e-4, .01, 1.], seeds=3, architecture='both')
+
+
 def test_caption(table):
-    text = figures.caption(table)
-    for part in ('n = 3 seeds', '95 % bootstrap', '8×8 digits', '3 sparsities from p = 0.0001 to 1', 'without markers'):
+    text = figures.caption(table, CONFIG)
+    for part in ('n = 3 seeds', '95 % bootstrap', '8×8 digits', '3 sparsities from p = 0.0001 to 1', 'without markers',
+                 'Failed: none of 18 networks.'):
         assert part in text
-    assert 'without markers' not in figures.caption(table[table['trained']])
-    assert 'MNIST' in figures.caption(table.assign(dataset='mnist'))
-    single = figures.caption(make_table(sparsities=[.01], seeds=[0]))
-    assert 'n = 1 seed,' in single and 'one sparsity, p = 0.01' in single
-    assert 'n = 2–3 seeds' in figures.caption(table[(table['seed'] < 2) | (table['metric'] == 'cka')])
-    with pytest.raises(ValueError, match='no trained networks'): figures.caption(table[~table['trained']])
+    assert 'without markers' not in figures.caption(table[table['trained']], CONFIG)
+    assert 'MNIST' in figures.caption(table.assign(dataset='mnist'), CONFIG)
+    single = figures.caption(make_table(sparsities=[.01], seeds=[0]), dict(sparsity=.01, seeds=1, architecture='both'))
+    assert 'n = 1 seed,' in single and 'one sparsity, p = 0.01' in single and 'none of 2 networks' in single
+    assert 'n = 2–3 seeds' in figures.caption(table[(table['seed'] < 2) | (table['metric'] == 'cka')], CONFIG)
+    with pytest.raises(ValueError, match='no trained networks'): figures.caption(table[~table['trained']], CONFIG)
+
+
+def test_failures_are_counted(table):
+    "What was asked for and is not in the table: single networks, a whole sparsity; per architecture that is shown"
+    lost = (table['seed'] == 1) & (table['sparsity'] == .01)
+    assert figures.failures(table[~lost], CONFIG) == 'Failed: 2 of 18 networks (2 at p = 0.01).'
+    assert figures.failures(table[~lost | (table['architecture'] == 'standard')], CONFIG) == (
+        'Failed: 1 of 18 networks (1 at p = 0.01).')
+    only = table[table['metric'] == 'correlation']  # of the standard architecture alone
+    assert figures.failures(only, CONFIG) == 'Failed: none of 9 networks.'
+    more = CONFIG | dict(sparsities=[1e-4, .01, .1, 1.], seeds=4)
+    assert figures.failures(only, more) == (
+        'Failed: 7 of 16 networks (1 at p = 0.0001, 1 at p = 0.01, 4 at p = 0.1, 1 at p = 1).')
+    untrained = table[~lost | ~table['trained']]  # a network that failed in training was measured before it
+    assert 'Failed: 2 of 18' in figures.failures(untrained, CONFIG)
+    standard = table[table['architecture'] == 'standard']
+    assert figures.failures(standard, CONFIG | dict(architecture='standard')) == 'Failed: none of 9 networks.'
+
+
+# Table 1
+
+def config_of(dataset='mnist', **changed):
+    from modspec.training import Parameters
+    return dict(dataset=dataset, seeds=10, parameters=asdict(Parameters(**changed)))
+
+
+def test_default_parameters_are_the_papers():
+    table = figures.parameter_table(config_of())
+    assert list(table.index[:11]) == [*figures.TABLE_1, *figures.TEXT]
+    assert table['source'].value_counts().to_dict() == {'Table 1': 9, 'text': 2, 'ours': len(table) - 11}
+    assert not table.map(lambda cell: 'paper' in cell).any(axis=None)
+
+
+def test_other_parameters_are_marked():
+    table = figures.parameter_table(config_of('digits', readout_lr=.25, n_pairs=1000, batch_size=32))
+    assert table.loc['number of input neurons', 'global training'] == '2*64 (paper: 2*784)'
+    assert table.loc['learning rate', 'bottleneck re-training'] == '0.25 (paper: 0.5)'
+    assert table.map(lambda cell: 'paper' in cell).sum().sum() == 4
+    assert table.loc['pairs per epoch', 'mask training'] == '1000'
+    assert table.loc['batch size', 'global training'] == '32'
+
+
+@pytest.mark.parametrize('name', figures.SIZES)
+def test_sizes_of_the_data(name):
+    from modspec.data import DatasetError, load_dataset
+    from modspec.training import Parameters, pairs_per_epoch
+    try: dataset = load_dataset(name)
+    except DatasetError as error: pytest.skip(str(error))
+    assert figures.SIZES[name] == (dataset.n_pixels, pairs_per_epoch(dataset, Parameters()))
+
+
+def test_table_as_a_figure():
+    frame = figures.parameter_table(config_of('digits', epochs=1, bottleneck_epochs=2))
+    fig = figures.figure_table(frame, 'source')
+    boxes = [text.get_window_extent() for text in fig.axes[0].texts if text.get_text()]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert max(box.x1 for box in boxes) <= fig.bbox.width and fig.get_size_inches()[0] == figures.PAGE_WIDTH
+    assert len(fig.axes[0].get_lines()) == 5  # above, below the names, between three parts, below
 
 
 # files
@@ -338,10 +433,79 @@ def test_no_plot_saves_or_shows():
         assert 'show(' not in source and ('savefig(' not in source or name == 'save_figure')
 
 
-@pytest.mark.parametrize('name', ['specialization', 'raw_metrics', 'accuracy'])
-def test_figure_notebooks(name):
-    folder = Path(__file__).parent.parent / 'nbs' / 'figures'
-    cells = [c for c in json.loads((folder / f'{name}.ipynb').read_text())['cells'] if c['cell_type'] == 'code']
+STORED = sorted((Path(__file__).parent.parent / 'nbs' / 'figures').glob('*.ipynb'))
+LAST = {'architectures': 'architecture(', 'parameters': 'table(parameters', 'accuracy': 'accuracy(table',
+        'raw_metrics': 'raw_metrics(table', 'specialization': 'specialization(table'}
+each_stored = pytest.mark.parametrize('path', STORED, ids=lambda path: path.stem)
+
+
+def code_cells(path): return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'code']
+
+
+def stored(path, kind):
+    "The outputs of one mime type in a committed notebook"
+    found = [output.get('data', {}) for cell in code_cells(path) for output in cell['outputs']]
+    return [''.join(data[kind]) for data in found if kind in data]
+
+
+@each_stored
+def test_figure_notebooks(path):
+    cells = code_cells(path)
     tagged = [''.join(c['source']) for c in cells if 'parameters' in c['metadata'].get('tags', [])]
-    assert tagged == ["results = '../../results/quick'\nout = None"]
-    assert ''.join(cells[-1]['source']).startswith(f'fig = figure_{name}(table)')
+    assert tagged == ["results = '../../results/paper'\nout = None"]
+    assert ''.join(cells[-1]['source']).startswith(f'fig = figure_{LAST[path.stem]}')
+
+
+@each_stored
+def test_committed_executed(path):
+    "With its picture, small enough to read in a browser"
+    last = code_cells(path)[-1]['outputs']
+    assert any('image/png' in output.get('data', {}) for output in last)
+    assert path.stat().st_size < 300_000
+
+
+RESULTS = Path(__file__).parent.parent / 'results' / 'paper'
+
+
+@pytest.fixture(scope='session')
+def paper():
+    "The committed tables and what they were computed with; a checksum that does not agree is an error"
+    from modspec.experiment import TABLES, read_manifest
+    if not RESULTS.is_dir(): pytest.skip('results/paper is not there')
+    manifest = read_manifest(RESULTS)
+    assert set(TABLES) <= set(manifest['files'])
+    return pd.read_parquet(RESULTS / 'metrics.parquet'), manifest['config']
+
+
+@pytest.mark.parametrize('name', ['accuracy', 'raw_metrics', 'specialization'])
+def test_committed_pictures_show_results_paper(paper, name):
+    "The stored caption and picture are those of the committed table, up to how letters are drawn elsewhere"
+    table, config = paper
+    metrics = dict(accuracy=['accuracy'], raw_metrics=figures.RAW_LABELS, specialization=figures.MAIN_METRICS)[name]
+    [path] = [path for path in STORED if path.stem == name]
+    assert figures.caption(table[table['metric'].isin(metrics)], config) in stored(path, 'text/markdown')
+    again = BytesIO()
+    getattr(figures, f'figure_{name}')(table).savefig(again, format='png', bbox_inches='tight')
+    before, now = (plt.imread(BytesIO(png)) for png in (b64decode(stored(path, 'image/png')[-1]), again.getvalue()))
+    assert np.abs(np.subtract(before.shape, now.shape)).max() <= 4
+    height, width = np.minimum(before.shape, now.shape)[:2]
+    assert np.abs(before[:height, :width, :3] - now[:height, :width, :3]).mean() < .02
+
+
+def test_committed_parameters_are_those_of_results_paper(paper):
+    [path] = [path for path in STORED if path.stem == 'parameters']
+    shown = re.findall('<td>(.*?)</td>', stored(path, 'text/html')[0])
+    assert shown == figures.parameter_table(paper[1]).to_numpy().ravel().tolist()
+
+
+def test_what_git_keeps_of_results():
+    root = RESULTS.parent.parent
+    if not (root / '.git').exists(): pytest.skip('no checkout of git')
+
+    def ignored(name):
+        answer = subprocess.run(['git', 'check-ignore', '-q', f'results/{name}'], cwd=root)
+        return {0: True, 1: False}[answer.returncode]
+    for name in ('metrics.parquet', 'history.parquet', 'manifest.json'):
+        assert not ignored(f'paper/{name}') and not ignored(f'sensitivity/{name}') and ignored(f'quick/{name}')
+        assert ignored(f'paper/runs/p=1.0/{name}')
+    for name in ('paper/sweep.log', 'paper/figures/accuracy.png', 'paper/logs', 'quick'): assert ignored(name)
