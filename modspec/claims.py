@@ -18,11 +18,12 @@ __all__ = ['CLAIMS', 'GOOD', 'EXCELLENT', 'POOR', 'HIGH', 'LITTLE', 'SUBSTANTIAL
            'measures_depend_on_choices', 'one_bit_explains_the_extreme', 'connectome_is_not_enough',
            'not_by_normalization', 'little_means_one_thing', 'all_perform_well', 'one_connection_suffices',
            'performance_depends_on_sparsity', 'is_not_zero', 'specialization_depends_on_performance', 'claims',
-           'summary', 'markdown', 'terminal']
+           'summary', 'markdown', 'brief', 'terminal']
 
 # %% ../nbs/claims.ipynb #802a7886
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -170,6 +171,7 @@ def wins(
     correct = [sum(m for m, target in zip(met, targets) if target == answer) for answer in sorted(set(targets))]
     return np.max(correct, axis=0)
 
+@cache
 def best_without_communication()->float: # Accuracy
     "The highest accuracy of two sub-networks that know their own digit and exchange nothing"
     sets = np.arange(1 << 20)
@@ -651,6 +653,13 @@ def markdown(
         test = f'{c.test} *Choice: {c.choice}*' if c.choice else c.test
         rows.append((f'{c.statement} ({c.where}; `{c.id}`)', test, c.numbers or '–', f'**{c.verdict}** ({c.why})'))
     return '\n'.join('| ' + ' | '.join(cell.replace('|', '\\|') for cell in row) + ' |' for row in rows)
+
+def brief(
+    ledger:pd.DataFrame, # From `claims`
+)->str: # Lines of a Markdown table
+    "The ledger without tests and reasons"
+    rows = [f'| **{c.verdict}** | {c.statement} | {c.numbers or "–"} |'.replace('\n', ' ') for c in ledger.itertuples()]
+    return '\n'.join(['| Verdict | Claim | Found |', '|---|---|---|', *rows])
 
 COLORS = dict(zip(VERDICTS, ('green', 'yellow', 'red', 'dim')))
 

@@ -128,14 +128,18 @@ def status(config:Config, out:Out=None):
 @app.command()
 def reproduce(config:Config, out:Out=None, cores:Cores=None, download:Download=False, profile:Profile=None):
     """
-    Compute what is missing of a sweep, then draw its figures.
+    Compute what is missing of a sweep, then draw its figures and count which of the paper's claims hold.
 
     Example: `modspec reproduce config/quick.yaml`
     """
+    from modspec import claims as ledger
+    from modspec.evidence import read_evidence
     from modspec.sweep import draw_figures, run_sweep
     with clear_errors():
         results = run_sweep(config, out or default_results(config), cores=cores, download=download, profile=profile)
         report_figures(draw_figures(results))
+        evidence = read_evidence(results)
+        typer.echo(f'{ledger.summary(ledger.claims(evidence.metrics, evidence.sensitivity))}; see: modspec claims {results}')
 
 def report_figures(paths:list[Path])->None:
     "Say where the figures are"

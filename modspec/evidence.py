@@ -105,8 +105,11 @@ class Evidence:
     def __post_init__(self):
         datasets = sorted(set(self.metrics['dataset']))
         if len(datasets) != 1: raise ValueError(f'evidence is about one dataset, the table has {datasets}; select one')
-        if self.sensitivity is not None and 'variation' not in self.sensitivity:
+        if self.sensitivity is None: return
+        if 'variation' not in self.sensitivity:
             raise ValueError(f'the sensitivity table needs a column variation, it has {list(self.sensitivity.columns)}')
+        varied = sorted(set(self.sensitivity['dataset']))
+        if varied != datasets: raise ValueError(f'the sensitivity table is about {varied}, the results are about {datasets}')
 
     @cached_property
     def specialization(self)->pd.DataFrame:
@@ -154,13 +157,14 @@ class Evidence:
 # %% ../nbs/evidence.ipynb #4ad63e10
 def read_evidence(
     results:str|Path, # Folder of a sweep
-    sensitivity:str|Path|None=None, # Of the sensitivity sweep; default: `sensitivity` beside `results`, if it is there
+    sensitivity:str|Path|None=None, # Of the sensitivity sweep; default: `sensitivity` beside `results`, if about the same data
 )->Evidence:
     "The tables of finished sweeps; `ResultError` if a table is missing or altered"
     from modspec.experiment import read_table
-    beside = Path(results).resolve().parent / 'sensitivity'
-    if sensitivity is None and (beside / 'metrics.parquet').is_file(): sensitivity = beside
-    return Evidence(read_table(results), None if sensitivity is None else read_table(sensitivity))
+    metrics, beside = read_table(results), Path(results).resolve().parent / 'sensitivity'
+    if sensitivity is not None: return Evidence(metrics, read_table(sensitivity))
+    varied = read_table(beside) if (beside / 'metrics.parquet').is_file() else None
+    return Evidence(metrics, varied if varied is not None and set(varied['dataset']) == set(metrics['dataset']) else None)
 
 # %% ../nbs/evidence.ipynb #f61725cd
 def row_spearman(

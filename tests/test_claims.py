@@ -181,7 +181,7 @@ def test_counting_counts(monkeypatch):
         assert verdict('sentence-and-equation') == 'holds'
     with monkeypatch.context() as m:  # a network that answers with the first digit needs no communication
         m.setattr(ledger_module, 'parity_target', lambda pairs: pairs[:, 0])
-        assert ledger_module.best_without_communication() == 1
+        assert ledger_module.best_without_communication.__wrapped__() == 1
     with monkeypatch.context() as m:
         m.setattr(ledger_module, 'q_from_sparsity', lambda p, g=2: 1 - np.asarray(p))
         assert verdict('q-closed-form') == verdict('q-landmarks') == 'does not hold'
@@ -364,6 +364,13 @@ def test_sensitivity_beside_the_results(results, tmp_path):
     elsewhere.rename(beside)
     assert len(read_evidence(results).sensitivity) == len(as_it_should_vary())
     with pytest.raises(ResultError, match='nowhere'): read_evidence(results, tmp_path / 'nowhere')
+
+
+def test_sensitivity_of_other_data(results):
+    "is no evidence: left aside where it merely lies there, refused where it was asked for"
+    other = folder(results.parent / 'sensitivity', as_it_should_vary().assign(dataset='others'))
+    assert read_evidence(results).sensitivity is None
+    with pytest.raises(ValueError, match=r"sensitivity table is about \['others'\]"): read_evidence(results, other)
 
 
 def test_command(results):

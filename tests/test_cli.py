@@ -1,5 +1,6 @@
 """The command: what it refuses, how it says so, and how quickly it answers"""
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -240,9 +241,10 @@ def test_finished_run_is_not_repeated(smoke):
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
-def test_reproduce_ends_with_the_figures(smoke):
-    lines = smoke.answer.stdout.splitlines()
-    assert len(lines) == 4 and all(line.startswith('figure: the results/figures/') for line in lines)
+def test_reproduce_ends_with_figures_and_claims(smoke):
+    *lines, last = smoke.answer.stdout.splitlines()
+    assert len(lines) >= 4 and all(line.startswith('figure: the results/figures/') for line in lines)
+    assert re.match(r'\d+ claims: .*; see: modspec claims the results$', last)
     for line in lines:
         path = smoke.results.parent / line.removeprefix('figure: ').removesuffix(' (and .pdf)')
         assert path.suffix == '.png' and path.exists() and path.with_suffix('.pdf').exists()

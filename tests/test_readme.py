@@ -21,7 +21,8 @@ def as_readme(notebook: Path) -> str:
 
 
 def as_block(output: dict) -> str:
-    "The plain text of an output, indented as code"
+    "An output: Markdown as it is, plain text indented as code"
+    if 'text/markdown' in output.get('data', {}): return ''.join(output['data']['text/markdown'])
     text = ''.join(output['data']['text/plain'] if 'data' in output else output['text'])
     return '\n'.join('    ' + line for line in text.splitlines())
 
