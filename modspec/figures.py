@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 from modspec.specialization import (
     CONFIDENCE,
@@ -128,6 +129,7 @@ def finish(
     if x == 'sparsity': ax.set_xscale('log')
     ax.set(xlabel=AXIS_LABELS[x], ylabel=ylabel, xlim=range_with(AXIS_RANGES[x], ax.dataLim.intervalx, margin=0),
            ylim=range_with((lowest, 1.03), ax.dataLim.intervaly))
+    ax.yaxis.set_major_locator(MultipleLocator(.2))
     ax.tick_params(labelsize=STYLE['xtick.labelsize'])  # else the number of ticks follows the style at drawing time
     ax.axhline(0, color='.8', linewidth=.6, zorder=0)
     title = seeds_in_words(points['n'][points['trained']])
