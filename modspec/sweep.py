@@ -393,7 +393,7 @@ def is_collected(
     "Whether the folder holds this sweep's tables; `ResultError` if another's, which shares no run with it"
     if not (results / 'manifest.json').exists(): return False
     found, asked = read_manifest(results, verify=False)['config'], meaning(sweep)
-    found['parameters'] = as_recorded(Parameters()) | found['parameters'] # one that is new did not exist then
+    found['parameters'] = as_recorded(Parameters()) | found.get('parameters', {}) # one that is new did not exist then
     changed = difference(*({k: v for k, v in c.items() if k not in EXTENDED} for c in (found, asked)))
     if changed: raise ResultError(f'{results} holds other results ({changed}); choose another with --out')
     try: read_manifest(results)
