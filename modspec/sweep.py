@@ -432,7 +432,7 @@ def sweep_status(
     sweep = load_config(config)
     rows = [dict(sparsity=run.p_in_words, seeds=seeds_in_words(run), variation=variation) | run_state(folder, run)
             for folder, (variation, run) in zip(sweep.folders(results), sweep.packs())]
-    return pd.DataFrame(rows).drop(columns=[] if sweep.variations else 'variation')
+    return pd.DataFrame(rows).drop(columns=[] if sweep.variations else 'variation').astype({'seconds': float})
 
 def seconds_left(
     status:pd.DataFrame, # From `sweep_status`

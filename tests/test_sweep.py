@@ -648,7 +648,7 @@ def test_killed_sweep_goes_on(there):
         process.wait()
     assert list(killed.parent.glob('.*')) and not (killed / 'manifest.json').exists()
     progress_file(killed).write_text(json.dumps(dict(n=9, total=10, text='what the dead run said')))
-    subprocess.run(command, check=True, capture_output=True)
+    run_sweep('sweep.yaml', 'results', cores=1)
     assert contents(done) == before and {path.name for path in killed.parent.iterdir()} == {done.name, killed.name}
     whole = swept('sweep.yaml', there / 'whole')
     for name in TABLES: assert (there / 'results' / name).read_bytes() == (whole / name).read_bytes()
