@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLAIMS', 'GOOD', 'EXCELLENT', 'POOR', 'HIGH', 'LITTLE', 'SUBSTANTIAL', 'AGREE', 'WHOLE', 'EXTREME', 'MASK_EXTREME',
-           'MEASURES', 'ARCHITECTURES', 'SPARSER', 'BELOW', 'LEARNING', 'COLORS', 'Claim', 'claim', 'label',
+           'BUDGET', 'MEASURES', 'ARCHITECTURES', 'SPARSER', 'BELOW', 'LEARNING', 'COLORS', 'Claim', 'claim', 'label',
            'measured_on', 'span', 'digit_pairs', 'sentence_and_equation', 'ambiguous_pairs', 'parity_balance',
            'one_bit', 'wins', 'best_without_communication', 'communication_needed', 'random_adjacency', 'q_closed_form',
            'q_range', 'q_landmarks', 'degree_sums', 'random_walk_matters_little', 'rewiring_helps', 'readout_retrained',
@@ -83,6 +83,7 @@ AGREE = .7  # rank correlation
 WHOLE = .99  # share of a mask
 EXTREME, MASK_EXTREME = .01, .11  # sparsities
 
+BUDGET = 'Epochs of the sensitivity sweep, shorter than those of the main one.'
 MEASURES = ('bottleneck', 'weight_mask', 'correlation')
 ARCHITECTURES = ('standard', 'bottleneck')
 
@@ -248,7 +249,7 @@ def degree_sums(evidence:Evidence)->Finding:
 @claim('Training',
        'At every sparsity of the sensitivity sweep, mean accuracy and mean specialization without the walk lie '
        f'within {SUBSTANTIAL} of those with it.',
-       'Size of the walk: the paper gives none.')
+       f'Size of the walk: the paper gives none. {BUDGET}')
 def random_walk_matters_little(evidence:Evidence)->Finding:
     "Without the random walk the results are not substantially different."
     without, baseline = evidence.varied('no_walk'), evidence.varied('baseline')
@@ -262,7 +263,7 @@ def random_walk_matters_little(evidence:Evidence)->Finding:
 @claim('Training',
        f'With a single connection, accuracy with rewiring is at least {SUBSTANTIAL} above accuracy with '
        'connections that stay where they were drawn.',
-       'The comparison: the paper names none; fixed connections have the same optimizer and start.')
+       f'The comparison: the paper names none; fixed connections have the same optimizer and start. {BUDGET}')
 def rewiring_helps(evidence:Evidence)->Finding:
     "Deep-R greatly improves performance at very high sparsity."
     fixed, rewired = evidence.varied('fixed_connections'), evidence.varied('baseline')
@@ -274,14 +275,16 @@ def rewiring_helps(evidence:Evidence)->Finding:
 # %% ../nbs/claims.ipynb #53fc772a
 @claim('Bottleneck metric',
        'Read-out of 100 linear units, retrained on trained networks: mean accuracy on the own digit at least '
-       f'{GOOD} at every sparsity.')
+       f'{GOOD} at every sparsity.',
+       BUDGET)
 def readout_retrained(evidence:Evidence)->Finding:
     "A retrained full read-out lets a sub-network report its digit well."
     found = evidence.varied('wide_bottleneck').value('bottleneck', 'bottleneck', own=True)
     return judged({'every sparsity': bool((found.mean() >= GOOD).all())}, f'accuracy {span(found)}')
 
 @claim('Bottleneck metric',
-       f'The same on untrained networks: mean accuracy on the own digit at least {EXCELLENT} at every sparsity.')
+       f'The same on untrained networks: mean accuracy on the own digit at least {EXCELLENT} at every sparsity.',
+       BUDGET)
 def readout_on_random_weights(evidence:Evidence)->Finding:
     "A retrained full read-out works excellently even on random recurrent weights."
     found = evidence.varied('wide_bottleneck').value('bottleneck', 'bottleneck', own=True, trained=False)

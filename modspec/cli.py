@@ -96,7 +96,7 @@ Profile = Annotated[Path|None, typer.Option(help='Snakemake profile for a cluste
 
 @app.command()
 def sweep(
-    config:Config, out:Out=None, cores:Cores=None, download:Download=False, profile:Profile=None,
+    config:Config, out:Out=None, cores:Cores=None, download:Download=False, profile:Profile=None, device:Device='cpu',
     dry_run:Annotated[bool, typer.Option('--dry-run', help='Only list what would be computed')]=False,
 ):
     """
@@ -108,7 +108,7 @@ def sweep(
     results = out or default_results(config)
     with clear_errors():
         if dry_run: typer.echo(planned(config, results, profile=profile))
-        else: typer.echo(f'results: {run_sweep(config, results, cores=cores, download=download, profile=profile)}')
+        else: typer.echo(f'results: {run_sweep(config, results, cores=cores, download=download, profile=profile, device=device)}')
 
 # %% ../nbs/13_cli.ipynb #1ee18715
 @app.command()
@@ -126,7 +126,9 @@ def status(config:Config, out:Out=None):
         typer.echo(counts + (f'; about {left / 60:.0f} min left' if left else ''))
 
 @app.command()
-def reproduce(config:Config, out:Out=None, cores:Cores=None, download:Download=False, profile:Profile=None):
+def reproduce(
+    config:Config, out:Out=None, cores:Cores=None, download:Download=False, profile:Profile=None, device:Device='cpu',
+):
     """
     Compute what is missing of a sweep, then draw its figures and count which of the paper's claims hold.
 
@@ -134,9 +136,12 @@ def reproduce(config:Config, out:Out=None, cores:Cores=None, download:Download=F
     """
     from modspec import claims as ledger
     from modspec.evidence import read_evidence
-    from modspec.sweep import draw_figures, run_sweep
+    from modspec.sweep import draw_figures, load_config, run_sweep
     with clear_errors():
-        results = run_sweep(config, out or default_results(config), cores=cores, download=download, profile=profile)
+        if load_config(config).variations:
+            raise ValueError(f'{config} has variations, which the paper\'s figures would mix; use: modspec sweep {config}')
+        results = run_sweep(config, out or default_results(config), cores=cores, download=download, profile=profile,
+                            device=device)
         report_figures(draw_figures(results))
         evidence = read_evidence(results)
         typer.echo(f'{ledger.summary(ledger.claims(evidence.metrics, evidence.sensitivity))}; see: modspec claims {results}')

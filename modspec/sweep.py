@@ -298,6 +298,7 @@ def snakemake_command(
     results:str|Path, # Folder of the results
     cores:int, # Runs at the same time
     *, profile:str|Path|None=None, # Folder of a Snakemake profile, for a cluster
+    device:str='cpu', # Where runs compute
     dry_run:bool=False, # Only say what would be computed?
     anew:bool=False, # Make the tables anew although they are there?
 )->list[str]:
@@ -307,7 +308,8 @@ def snakemake_command(
     if anew: more += ['--forcerun', 'collect']
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(repository() / 'workflow' / 'Snakefile'),
             '--cores', str(cores), '--keep-going', '--retries', '1', '--rerun-incomplete',
-            '--rerun-triggers', 'mtime', 'input', '--nolock', *more, '--config', f'sweep={config}', f'results={results}']
+            '--rerun-triggers', 'mtime', 'input', '--nolock', *more, '--config', f'sweep={config}', f'results={results}',
+            f'device={device}']
 
 def run_sweep(
     config:str|Path, # The sweep's YAML file
@@ -315,13 +317,15 @@ def run_sweep(
     *, cores:int|None=None, # Runs at the same time; by default as many as there are processors
     download:bool=False, # Fetch the data if they are missing?
     profile:str|Path|None=None, # Folder of a Snakemake profile, for a cluster
+    device:str='cpu', # Where runs compute: 'cpu', 'cuda' or 'cuda:N'
 )->Path: # The folder, with the tables of all runs
     "Compute what is missing of a sweep; `RunFailed` if a run failed twice"
     sweep, results = load_config(config), Path(results)
+    if not profile: check_device(device) # a cluster's machines may have what this one lacks
     folders, complete = list(sweep.folders(results)), is_complete(results, sweep)
     load_dataset(sweep.dataset, download=download)
     make_folder(results)
-    command = snakemake_command(config, results, cores or os.cpu_count(), profile=profile, anew=not complete)
+    command = snakemake_command(config, results, cores or os.cpu_count(), profile=profile, device=device, anew=not complete)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]) # finds `modspec` and `snakemake`
     log = results / 'sweep.log'
     for folder in folders: forget_progress(progress_file(folder)) # of runs that were killed
@@ -488,7 +492,8 @@ def draw_figures(
 )->list[Path]: # The PNG files
     "Execute the figure notebooks; no training, only reading"
     results = Path(results)
-    read_manifest(results)
+    if read_manifest(results)['config'].get('variations'):
+        raise ResultError(f'{results} holds variations, which the paper\'s figures would mix; see nbs/sensitivity.ipynb')
     out = Path(out or results / 'figures')
     out.mkdir(parents=True, exist_ok=True)
     notebooks = sorted((repository() / 'nbs' / 'figures').glob('*.ipynb'))

@@ -17,8 +17,10 @@ import pandas as pd
 import pytest
 import tqdm
 import yaml
+from typer.testing import CliRunner
 
 from modspec import experiment, sweep
+from modspec.cli import app
 from modspec.experiment import (
     RUN_FILES,
     TABLES,
@@ -531,6 +533,22 @@ def test_tables_of_variations(there):
         if name == 'metrics': assert set(table.loc[table['variation'] == 'fast', 'value']) != set(plain['value'])
     assert read_manifest('results')['config']['variations'] == {'still': {'walk': 0}, 'fast': {'lr': 0.9}}
     assert len(read_manifest('results')['runs']) == 6
+
+
+def test_figures_do_not_mix_variations(there, no_kernel):
+    write_config(Path('sweep.yaml'), variations={'no_walk': {'walk': 0}})
+    results = swept('sweep.yaml', there / 'results')
+    refused(lambda: draw_figures(results), "holds variations, which the paper's figures would mix", unchanged=there)
+    answer = CliRunner().invoke(app, ['reproduce', 'sweep.yaml', '--out', 'elsewhere'])
+    assert answer.exit_code == 2 and 'use: modspec sweep sweep.yaml' in answer.output and not Path('elsewhere').exists()
+
+
+def test_device_of_a_sweep(there):
+    "reaches its runs; one that this machine lacks is refused before any work, unless others compute"
+    write_config(Path('sweep.yaml'))
+    assert 'device=cuda:7' in sweep.snakemake_command('sweep.yaml', 'results', 1, device='cuda:7')
+    message = "device must be one of .*got 'cuda:7'"
+    refused(lambda: run_sweep('sweep.yaml', 'results', device='cuda:7'), message, unchanged=there)
 
 
 def test_figures_want_whole_tables(there, no_kernel):
