@@ -4,12 +4,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import yaml
 from typer.testing import CliRunner
 
-from modspec import sweep, training
+from modspec import claims, evidence, sweep, training
 from modspec.cli import app
 from modspec.experiment import RunConfig
 from modspec.training import Parameters
@@ -132,9 +134,14 @@ def test_names_of_results(there, monkeypatch):
     monkeypatch.setattr(sweep, 'run_sweep', lambda config, out, **how: note(out, config, out, how['cores']))
     monkeypatch.setattr(sweep, 'draw_figures', lambda results, out=None: note([Path('a.png')], results, out))
     monkeypatch.setattr(sweep, 'collect_sweep', lambda config, out: note(out, config, out))
+    monkeypatch.setattr(sweep, 'load_config', lambda config: SimpleNamespace(variations={}))
+    monkeypatch.setattr(evidence, 'read_evidence', lambda results: SimpleNamespace(metrics=None, sensitivity=None))
+    monkeypatch.setattr(claims, 'claims', lambda metrics, sensitivity: pd.DataFrame({'verdict': ['holds'] * 2}))
     config, quick = Path('config/quick.yaml'), Path('results/quick')
     answer = invoke('reproduce', config)
-    assert answer.stdout == 'figure: a.png (and .pdf)\n' and calls == [(config, quick, None), (quick, None)]
+    summary = '2 claims: 2 hold; see: modspec claims results/quick'
+    assert answer.stdout.splitlines() == ['figure: a.png (and .pdf)', summary]
+    assert calls == [(config, quick, None), (quick, None)]
     calls.clear(), invoke('reproduce', config, '--out', 'x', '--cores', 3)
     assert calls == [(config, Path('x'), 3), (Path('x'), None)]
     calls.clear(), invoke('figures', quick, '--out', 'y')
