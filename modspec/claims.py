@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLAIMS', 'GOOD', 'EXCELLENT', 'POOR', 'HIGH', 'LITTLE', 'SUBSTANTIAL', 'AGREE', 'WHOLE', 'EXTREME', 'MASK_EXTREME',
-           'BUDGET', 'MEASURES', 'ARCHITECTURES', 'SPARSER', 'BELOW', 'LEARNING', 'COLORS', 'Claim', 'claim', 'label',
+           'BUDGET', 'ARCHITECTURES', 'SPARSER', 'BELOW', 'LEARNING', 'COLORS', 'Claim', 'claim', 'label',
            'measured_on', 'span', 'digit_pairs', 'sentence_and_equation', 'ambiguous_pairs', 'parity_balance',
            'one_bit', 'wins', 'best_without_communication', 'communication_needed', 'random_adjacency', 'q_closed_form',
            'q_range', 'q_landmarks', 'degree_sums', 'random_walk_matters_little', 'rewiring_helps', 'readout_retrained',
@@ -48,6 +48,7 @@ from modspec.evidence import (
     paired,
     trend,
 )
+from .figures import LABELS, MAIN_METRICS
 from .modularity import network_adjacency, newman_q, q_from_sparsity, subnetwork_groups
 
 # %% ../nbs/claims.ipynb #e4f65cb3
@@ -84,12 +85,11 @@ WHOLE = .99  # share of a mask
 EXTREME, MASK_EXTREME = .01, .11  # sparsities
 
 BUDGET = 'Epochs of the sensitivity sweep, shorter than those of the main one.'
-MEASURES = ('bottleneck', 'weight_mask', 'correlation')
 ARCHITECTURES = ('standard', 'bottleneck')
 
 def label(metric:str)->str:
     "The name of a metric in a sentence"
-    return 'CKA' if metric == 'cka' else metric.replace('_', ' ')
+    return LABELS.get(metric, metric)
 
 def measured_on(metric:str)->str:
     "The architecture on which a metric is measured"
@@ -256,7 +256,7 @@ def random_walk_matters_little(evidence:Evidence)->Finding:
     def change(x, y): return float(paired(x, y).mean().abs().max())
     changes = {f'accuracy, {a}': change(without.value('accuracy', a), baseline.value('accuracy', a))
                for a in ARCHITECTURES}
-    changes |= {label(m): change(without.spec(m), baseline.spec(m)) for m in MEASURES}
+    changes |= {label(m): change(without.spec(m), baseline.spec(m)) for m in MAIN_METRICS}
     return judged({name: x <= SUBSTANTIAL for name, x in changes.items()},
                   'largest change: ' + '; '.join(f'{name} {x:.2f}' for name, x in changes.items()))
 
@@ -401,7 +401,7 @@ def sparser_cka(evidence:Evidence)->Finding:
        'above 0.')
 def measures_agree(evidence:Evidence)->Finding:
     "The three measures agree qualitatively."
-    pairs = [(a, b) for i, a in enumerate(MEASURES) for b in MEASURES[i + 1:]]
+    pairs = [(a, b) for i, a in enumerate(MAIN_METRICS) for b in MAIN_METRICS[i + 1:]]
     return judged_each({f'{label(a)} and {label(b)}': agreement(evidence.spec(a), evidence.spec(b)) for a, b in pairs},
                        agrees)
 
@@ -424,7 +424,7 @@ def cka_agrees(evidence:Evidence)->Finding:
 def sparsity_induces_specialization(evidence:Evidence)->Finding:
     "Imposing structural modularity is sufficient to induce functional modularity."
     p = evidence.one_connection
-    gains = {m: paired(evidence.spec(m), evidence.spec(m, trained=False)) for m in MEASURES}
+    gains = {m: paired(evidence.spec(m), evidence.spec(m, trained=False)) for m in MAIN_METRICS}
     return judged_each({label(m): estimate(at_sparsity(gain, p)) for m, gain in gains.items()}, lambda e: e.low > 0)
 
 @claim('Abstract',
@@ -433,7 +433,7 @@ def sparsity_induces_specialization(evidence:Evidence)->Finding:
 def both_subnetworks_specialize(evidence:Evidence)->Finding:
     "Sparse connections lead to functional specialization of the sub-networks, of both."
     p = evidence.one_connection
-    least = {m: at_sparsity(evidence.spec(m, least=True), p) for m in MEASURES}
+    least = {m: at_sparsity(evidence.spec(m, least=True), p) for m in MAIN_METRICS}
     return judged_each({label(m): estimate(x) for m, x in least.items()}, lambda e: e.low > LITTLE)
 
 # %% ../nbs/claims.ipynb #b4d61d09
@@ -497,14 +497,14 @@ def is_little(spec:Estimate)->bool:
 @claim('Results; Discussion', f'Each measure, interpolated to Q = 0.35 (p = 3/17): whole interval within ±{LITTLE}.')
 def little_at_moderate_q(evidence:Evidence)->Finding:
     "A high structural modularity such as Q = 0.35 goes along with little or no functional specialization."
-    return judged_each({label(m): estimate(at_sparsity(evidence.spec(m), 3 / 17)) for m in MEASURES}, is_little)
+    return judged_each({label(m): estimate(at_sparsity(evidence.spec(m), 3 / 17)) for m in MAIN_METRICS}, is_little)
 
 @claim('Abstract',
        f'Each measure: mean within ±{LITTLE} at every p ≥ {EXTREME} (weight mask, by its own limit: p ≥ '
        f'{MASK_EXTREME}).')
 def moderate_is_entangled(evidence:Evidence)->Finding:
     "With a moderate number of interconnections the sub-networks are functionally entangled."
-    limits = dict(zip(MEASURES, (EXTREME, MASK_EXTREME, EXTREME)))
+    limits = dict(zip(MAIN_METRICS, (EXTREME, MASK_EXTREME, EXTREME)))
     dense = {m: evidence.spec(m).loc[:, lambda t, p=p: t.columns >= p] for m, p in limits.items()}
     if any(values.empty for values in dense.values()): raise Undecidable(f'needs sparsities above p = {MASK_EXTREME}')
     return judged({label(m): bool((values.mean().abs() <= LITTLE).all()) for m, values in dense.items()},
@@ -513,7 +513,7 @@ def moderate_is_entangled(evidence:Evidence)->Finding:
 @claim('Architecture and tasks; Discussion', f'Each measure at p = 1: whole interval within ±{LITTLE}.')
 def none_when_dense(evidence:Evidence)->Finding:
     "Without structural modularity there is no functional modularity."
-    return judged_each({label(m): estimate(at_sparsity(evidence.spec(m), 1.)) for m in MEASURES}, is_little)
+    return judged_each({label(m): estimate(at_sparsity(evidence.spec(m), 1.)) for m in MAIN_METRICS}, is_little)
 
 @claim('Results',
        f'Each measure with a single connection: at least {HIGH}, in the mean.',
@@ -521,7 +521,7 @@ def none_when_dense(evidence:Evidence)->Finding:
 def extreme_is_high(evidence:Evidence)->Finding:
     "Extreme sparsity leads to a high degree of functional specialization, by all three measures."
     p = evidence.one_connection
-    extreme = {m: at_sparsity(evidence.spec(m), p) for m in MEASURES}
+    extreme = {m: at_sparsity(evidence.spec(m), p) for m in MAIN_METRICS}
     return judged_each({label(m): estimate(x) for m, x in extreme.items()}, lambda e: e.mean >= HIGH)
 
 # %% ../nbs/claims.ipynb #96619529
@@ -556,7 +556,7 @@ def not_by_normalization(evidence:Evidence)->Finding:
     "The specialization is no product of the normalization."
     def difference(m):
         return paired(*(evidence.value(m, measured_on(m), own=own) for own in (True, False)))
-    return judged_each({label(m): agreement(evidence.spec(m), difference(m)) for m in MEASURES}, agrees)
+    return judged_each({label(m): agreement(evidence.spec(m), difference(m)) for m in MAIN_METRICS}, agrees)
 
 @claim('Appendix, Raw metrics',
        f'Among trained sub-networks with specialization within ±{LITTLE} (bottleneck), at most 5 % read both '
@@ -619,7 +619,7 @@ def is_not_zero(rho:Estimate)->bool:
 def specialization_depends_on_performance(evidence:Evidence)->Finding:
     "Specialization depends on the performance of the whole network."
     accuracy = {a: evidence.value('accuracy', a) for a in ARCHITECTURES}
-    return judged_each({label(m): agreement_within(evidence.spec(m), accuracy[measured_on(m)]) for m in MEASURES},
+    return judged_each({label(m): agreement_within(evidence.spec(m), accuracy[measured_on(m)]) for m in MAIN_METRICS},
                        is_not_zero)
 
 # %% ../nbs/claims.ipynb #6d6f5432

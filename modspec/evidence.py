@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'SENSITIVITY_COMMAND', 'Finding', 'judged', 'Undecidable', 'Estimate', 'estimate', 'judged_each',
            'seeds_by_sparsity', 'paired', 'Evidence', 'read_evidence', 'row_spearman', 'trend', 'Rise', 'resampled',
-           'largest_rise', 'agreement', 'agreement_within', 'at_sparsity']
+           'largest_rise', 'with_interval', 'agreement', 'agreement_within', 'at_sparsity']
 
 # %% ../nbs/evidence.ipynb #1ceefc5e
 from collections.abc import Callable
@@ -220,6 +220,14 @@ def largest_rise(
     return Rise(rises[end], values.columns[start], values.columns[end], rises[end] - np.quantile(luck, CONFIDENCE))
 
 # %% ../nbs/evidence.ipynb #01470240
+def with_interval(
+    found:float, # From the data
+    samples:np.ndarray, # The same from bootstrap samples
+)->Estimate:
+    "An estimate with its percentile interval"
+    tail = (1 - CONFIDENCE) / 2
+    return Estimate(float(found), *map(float, np.quantile(samples, [tail, 1 - tail])))
+
 def agreement(
     a:pd.DataFrame, # Seeds by sparsities
     b:pd.DataFrame, # Seeds by sparsities
@@ -231,8 +239,7 @@ def agreement(
     a, b = (x.loc[seeds, sparsities].to_numpy() for x in (a, b))
     chosen = resampled(len(seeds))
     rho = row_spearman(a[chosen].mean(1), b[chosen].mean(1))
-    tail = (1 - CONFIDENCE) / 2
-    return Estimate(float(row_spearman(a.mean(0), b.mean(0))), *map(float, np.quantile(rho, [tail, 1 - tail])))
+    return with_interval(row_spearman(a.mean(0), b.mean(0)), rho)
 
 # %% ../nbs/evidence.ipynb #ae73173c
 def agreement_within(
@@ -245,8 +252,7 @@ def agreement_within(
     a, b = a.to_numpy(), b.to_numpy()
     chosen = resampled(len(a), n_resamples=1000)
     rho = row_spearman(a[chosen].reshape(len(chosen), -1), b[chosen].reshape(len(chosen), -1))
-    tail = (1 - CONFIDENCE) / 2
-    return Estimate(float(row_spearman(a.ravel(), b.ravel())), *map(float, np.quantile(rho, [tail, 1 - tail])))
+    return with_interval(row_spearman(a.ravel(), b.ravel()), rho)
 
 # %% ../nbs/evidence.ipynb #3f346001
 def at_sparsity(

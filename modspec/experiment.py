@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 
 from .bottleneck import bottleneck_metric, n_readout_steps
 from .correlation import correlation_metric
-from .data import LOADERS, Dataset, load_dataset
+from .data import LOADERS, Dataset, check_choice, load_dataset
 from .modularity import q_from_sparsity
 from .network import Architecture, Ensemble, connection_count, init_ensemble
 from .training import Parameters, evaluate, n_training_steps, train
@@ -103,10 +103,7 @@ class RunConfig:
     first_seed:int=0 # The seeds are `first_seed` to `first_seed + seeds - 1`
 
     def __post_init__(self):
-        for name, legal in [('dataset', LOADERS), ('architecture', ARCHITECTURES)]:
-            value = getattr(self, name)
-            if not isinstance(value, str) or value not in legal:
-                raise ValueError(f'{name} must be one of {list(legal)}, got {value!r}')
+        check_choice('dataset', self.dataset, LOADERS), check_choice('architecture', self.architecture, ARCHITECTURES)
         check_whole('seeds', self.seeds), check_whole('first_seed', self.first_seed, 0, 1_000_000)
         if not self.n_connections: raise ValueError('sparsity must be a number or a list of numbers, got an empty list')
         p = tuple(map(float, self.sparsities))
@@ -415,8 +412,7 @@ def check_threads(
     threads:int, # CPU threads
 )->None:
     "`ValueError` for a number of threads that this machine does not have"
-    if type(threads) is not int or not 1 <= threads <= os.cpu_count():
-        raise ValueError(f'threads must be a whole number in [1, {os.cpu_count()}], got {threads!r}')
+    check_whole('threads', threads, most=os.cpu_count())
 
 def run(
     config:RunConfig, # What to compute

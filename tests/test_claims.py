@@ -8,7 +8,7 @@ from scipy.stats import spearmanr
 from typer.testing import CliRunner
 
 from modspec import claims as ledger_module
-from modspec.claims import ARCHITECTURES, CLAIMS, MEASURES, claims, markdown, measured_on, summary
+from modspec.claims import ARCHITECTURES, CLAIMS, MAIN_METRICS, claims, markdown, measured_on, summary
 from modspec.cli import app
 from modspec.evidence import (
     VERDICTS,
@@ -46,7 +46,7 @@ def table(spec, *, accuracy=lambda p: .9, bottleneck_loss=0., untrained_spec=0.,
         for a, loss in zip(ARCHITECTURES, (0, bottleneck_loss)):
             add(a, 'accuracy', accuracy(p) - loss + luck if trained else .1)
         for k in (0, 1): add('standard', 'weight_mask_accuracy', masks[0] if trained else masks[1], k=k)
-        for metric, n in product((*MEASURES, 'cka'), (0, 1)):
+        for metric, n in product((*MAIN_METRICS, 'cka'), (0, 1)):
             s = spec(metric, p) + (luck if linked else rng.normal(0, noise)) if trained else untrained_spec
             size = .5 if metric == 'weight_mask' else scale if trained else untrained_scale
             for k in (0, 1): add(measured_on(metric), metric, size * (1 + s if n == k else 1 - s), n, k)
