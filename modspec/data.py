@@ -229,9 +229,10 @@ def as_inputs(
     images:Tensor, # Bytes, any shape
     mean:float=0., # What is subtracted from the pixels in [0, 1]
     std:float=1., # What they are then divided by, > 0
-)->Tensor: # float32, in [0, 1] by default, same shape
+    dtype:torch.dtype=torch.float32, # Type of the result
+)->Tensor: # In [0, 1] by default, same shape
     "Pixels as the network sees them"
-    pixels = images / 255
+    pixels = images.to(dtype).div_(255)
     return pixels if (mean, std) == (0, 1) else pixels.sub_(mean).div_(std)
 
 def held_out_pairs(

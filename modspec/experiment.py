@@ -203,7 +203,7 @@ def architectures(
     "The architectures of a run"
     p = config.parameters
     sizes = dict(n_pixels=n_pixels, n_hidden=p.n_hidden, n_subnetworks=p.n_subnetworks, n_steps=p.n_steps,
-                 message=p.message, decision=p.decision)
+                 message=p.message, decision=p.decision, precision=p.precision)
     widths = {'standard': 0, 'bottleneck': p.n_bottleneck}
     return [Architecture(n_bottleneck=widths[name], **sizes) for name in ARCHITECTURES[config.architecture]]
 

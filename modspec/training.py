@@ -4,25 +4,28 @@
 
 # %% auto #0
 __all__ = ['RANGES', 'CHOICES', 'Parameters', 'check_parameters', 'batch_loss', 'gather_batch', 'epoch_pairs', 'batches',
-           'n_batches', 'pairs_per_epoch', 'NonFiniteLoss', 'check_finite', 'Adadelta', 'n_epochs', 'n_training_steps',
-           'make_optimizers', 'train', 'train_epoch', 'final_states', 'evaluate']
+           'n_batches', 'pairs_per_epoch', 'NonFiniteLoss', 'check_finite', 'adadelta_pass', 'Adadelta', 'n_epochs',
+           'n_training_steps', 'make_optimizers', 'train', 'train_epoch', 'final_states', 'evaluate']
 
 # %% ../nbs/04_training.ipynb #6e50612a
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from math import sqrt
 from numbers import Real
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from numba import njit
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from .data import (TASKS, Dataset, Digits, as_inputs, check_choice, default_n_pairs, draw_pairs, generators,
                           held_out_pairs)
 from .deep_r import DeepR, connection_rate
-from .network import (DECISIONS, MESSAGES, STARTS, Architecture, Ensemble, decide, final_state, input_drive,
-                             readouts)
+from .network import (DECISIONS, MESSAGES, PRECISIONS, STARTS, Architecture, Ensemble, decide, final_state,
+                             input_drive, native_bf16, readouts)
 
 # %% ../nbs/04_training.ipynb #31afe96a
 @dataclass(frozen=True)
@@ -60,8 +63,11 @@ class Parameters:
     mask_lr:float=0.1 # Weight masks: learning rate of SGD (Table 1)
     mask_batch_size:int=256 # Weight masks: pairs per batch (ours)
     mask_scores:str='own' # Weight masks: score each sub-network's 'own' weights (ours), or 'incoming' connections too
+    precision:str='fp32' # Inputs and hidden states: 'fp32', 'bf16', or 'auto' for whichever is faster here
 
-    def __post_init__(self): check_parameters(self)
+    def __post_init__(self):
+        check_parameters(self)
+        if self.precision == 'auto': object.__setattr__(self, 'precision', 'bf16' if native_bf16() else 'fp32')
 
 # %% ../nbs/04_training.ipynb #911f5b0a
 RANGES = { # name: (least, most, is the least itself allowed?); whole numbers are those declared as int
@@ -76,7 +82,7 @@ RANGES = { # name: (least, most, is the least itself allowed?); whole numbers ar
     'rho': (0, 0.999999, True), 'connection_beta': (0, 0.999999, True)}
 
 CHOICES = {'task': tuple(TASKS), 'inputs': ('unit', 'standardized'), 'message': MESSAGES, 'decision': DECISIONS,
-           'connection_start': STARTS, 'mask_scores': ('own', 'incoming')}
+           'connection_start': STARTS, 'mask_scores': ('own', 'incoming'), 'precision': (*PRECISIONS, 'auto')}
 
 def check_parameters(
     parameters:Parameters, # What to check
@@ -108,10 +114,12 @@ def batch_loss(
 def gather_batch(
     digits:Digits, # Images and labels
     index:Tensor, # Images of the batch, shape (networks or 1, sub-networks, pairs)
+    precision:str='fp32', # Of the inputs, one of `PRECISIONS`
 )->tuple[Tensor, Tensor]: # Inputs (..., sub-networks, pairs, pixels) and digits (..., pairs, sub-networks)
     "Bytes become numbers only for the batch at hand"
-    images = as_inputs(digits.images.index_select(0, index.flatten()), digits.mean, digits.std)
-    return images.view(*index.shape, -1), digits.labels[index].transpose(1, 2)
+    images = digits.images.index_select(0, index.flatten())
+    x = as_inputs(images, digits.mean, digits.std, PRECISIONS[precision])
+    return x.view(*index.shape, -1), digits.labels[index].transpose(1, 2)
 
 # %% ../nbs/04_training.ipynb #f71330c7
 def epoch_pairs(
@@ -154,41 +162,53 @@ def check_finite(
     losses:Tensor, # Shape (steps, networks)
     seeds:Sequence[int], # Seed of each network
     epoch:int, # Counted from 1
-    first_step:int=1, # Step of the first row
 )->None:
     "`NonFiniteLoss` that names network, epoch and step of the first loss that is infinite or NaN"
     bad = (~losses.isfinite()).nonzero()
     if len(bad):
         step, network = bad[0].tolist()
         raise NonFiniteLoss(f'the loss of network {network} (seed {seeds[network]}) became {losses[step, network].item()} '
-                            f'in epoch {epoch}, step {first_step + step}; lower the learning rates')
+                            f'in epoch {epoch}, step {step + 1}; lower the learning rates')
 
 # %% ../nbs/04_training.ipynb #7c70a40c
+@njit(error_model='numpy')
+def adadelta_pass(w, g, v, u, lr, rho, eps):
+    "One step of Adadelta (Zeiler 2012) on arrays of one axis; `w`, `v` and `u` are changed in place"
+    for i in range(w.size):
+        v[i] = rho * v[i] + (1 - rho) * g[i]**2
+        delta = sqrt((u[i] + eps) / (v[i] + eps)) * g[i]
+        u[i] = rho * u[i] + (1 - rho) * delta**2
+        w[i] -= lr * delta
+
+# %% ../nbs/04_training.ipynb #9607ba1a
 class Adadelta:
-    "Adadelta without temporary arrays (Zeiler 2012); the same steps as `torch.optim.Adadelta`"
+    "The same steps as `torch.optim.Adadelta`, on the CPU in one pass (Zeiler 2012)"
     def __init__(self,
-        weights:Sequence[Tensor], # Tensors to train in place
+        weights:Sequence[Tensor], # Contiguous float32 tensors to train in place
         lr:float, # Learning rate
         *, rho:float=0.9, # Decay of the running means
         eps:float=1e-6, # Keeps quotients finite
     ):
         self.weights, self.lr, self.rho, self.eps = list(weights), lr, rho, eps
         self.square, self.change = ([torch.zeros_like(w) for w in self.weights] for _ in range(2))
-        largest = max(w.numel() for w in self.weights)
-        self.buffers = self.weights[0].new_empty(2, largest).detach()
 
     @torch.no_grad()
     def step(self)->None:
         "Change the weights by one step along their `.grad`, and drop the gradients"
+        how = [np.float32(value) for value in (self.lr, self.rho, self.eps)]
         for w, v, u in zip(self.weights, self.square, self.change):
-            delta, below = (buffer[:w.numel()].view_as(w) for buffer in self.buffers)
-            v.mul_(self.rho).addcmul_(w.grad, w.grad, value=1 - self.rho)
-            torch.add(u, self.eps, out=delta).div_(torch.add(v, self.eps, out=below)).sqrt_().mul_(w.grad)
-            u.mul_(self.rho).addcmul_(delta, delta, value=1 - self.rho)
-            w.add_(delta, alpha=-self.lr)
+            if w.device.type == 'cpu': adadelta_pass(*(a.detach().reshape(-1).numpy() for a in (w, w.grad, v, u)), *how)
+            else: self.step_on_gpu(w, v, u)
             w.grad = None
 
-# %% ../nbs/04_training.ipynb #4660e29b
+    def step_on_gpu(self, w:Tensor, v:Tensor, u:Tensor)->None:
+        "`adadelta_pass` as PyTorch's operations"
+        v.mul_(self.rho).addcmul_(w.grad, w.grad, value=1 - self.rho)
+        delta = ((u + self.eps) / (v + self.eps)).sqrt_().mul_(w.grad)
+        u.mul_(self.rho).addcmul_(delta, delta, value=1 - self.rho)
+        w.add_(delta, alpha=-self.lr)
+
+# %% ../nbs/04_training.ipynb #b25067c4
 def n_epochs(
     architecture:Architecture, # Standard or with a bottleneck
     parameters:Parameters, # `epochs` and `bottleneck_epochs`
@@ -216,7 +236,7 @@ def make_optimizers(
                    beta=parameters.connection_beta, rewire=parameters.rewire)
     return Adadelta(dense, parameters.lr, rho=parameters.rho), deep_r
 
-# %% ../nbs/04_training.ipynb #b25067c4
+# %% ../nbs/04_training.ipynb #3367ed5d
 def train(
     ensemble:Ensemble, # Untrained networks; left as they are
     dataset:Dataset, # What to train on, on the same device
@@ -241,7 +261,7 @@ def train(
         deep_r.decay(parameters.connection_decay)
     return trained.detached(), pd.concat(history, ignore_index=True)
 
-# %% ../nbs/04_training.ipynb #3367ed5d
+# %% ../nbs/04_training.ipynb #2d17660f
 def train_epoch(
     ensemble:Ensemble, # Networks to train in place
     digits:Digits, # Images and labels
@@ -253,10 +273,10 @@ def train_epoch(
     bar:tqdm, # Advanced by one per step
 )->tuple[Tensor, Tensor]: # Mean loss and accuracy over the epoch, each of shape (networks,)
     "One pass over the pairs"
-    task, record, checked = TASKS[parameters.task], [], 0
+    task, record = TASKS[parameters.task], []
     weights, architecture = ensemble.weights, ensemble.architecture
     for index in batches(pairs, parameters.batch_size):
-        x, shown = gather_batch(digits, index)
+        x, shown = gather_batch(digits, index, architecture.precision)
         r = readouts(weights, final_state(weights, input_drive(weights, x), architecture.n_steps, architecture.message))
         loss, accuracy = batch_loss(r, task(shown), architecture.decision)
         loss.sum().backward()
@@ -264,14 +284,11 @@ def train_epoch(
         deep_r.step()
         record.append(torch.stack([loss.detach(), accuracy]))
         bar.update(1)
-        if len(record) - checked == 50:
-            check_finite(torch.stack(record[checked:])[:, 0], ensemble.seeds, epoch, checked + 1)
-            checked = len(record)
     record = torch.stack(record)
     check_finite(record[:, 0], ensemble.seeds, epoch)
     return tuple(record.mean(0))
 
-# %% ../nbs/04_training.ipynb #4458130c
+# %% ../nbs/04_training.ipynb #c12e4347
 @torch.no_grad()
 def final_states(
     ensemble:Ensemble, # Networks
@@ -281,8 +298,9 @@ def final_states(
     "Final hidden states of networks that do not change, 500 pairs at a time"
     weights, architecture = ensemble.weights, ensemble.architecture
     for index in pairs.split(500, dim=2):
-        x, shown = gather_batch(digits, index)
-        yield final_state(weights, input_drive(weights, x), architecture.n_steps, architecture.message), shown
+        x, shown = gather_batch(digits, index, architecture.precision)
+        h = final_state(weights, input_drive(weights, x), architecture.n_steps, architecture.message)
+        yield h.float(), shown
 
 @torch.no_grad()
 def evaluate(

@@ -55,13 +55,13 @@ def top_mask(
     exists:Tensor|None=None, # bool, the weights that there are, of the scores' shape; by default all
 )->Tensor: # 1. for the weights kept, 0. for the others, of the scores' shape
     "Keep exactly the fraction q of the existing weights of each stack member, rounded, those with the highest scores"
-    flat, sizes = scores.flatten(1), [scores[0].numel()] * len(scores)
-    if exists is not None:
-        flat, sizes = flat.masked_fill(~exists.flatten(1), -math.inf), exists.sum((1, 2)).tolist()
-    kept = [max(1, round(fraction * size)) for size in sizes]
-    best = flat.topk(max(kept), dim=1, sorted=len(set(kept)) > 1).indices # sorted only if some keep fewer of them
-    chosen = torch.arange(max(kept)) < torch.tensor(kept)[:, None]
-    return torch.zeros_like(flat).scatter_(1, best, chosen.to(flat)).view_as(scores)
+    flat = scores.flatten(1)
+    most, mask = max(1, round(fraction * flat.shape[1])), torch.zeros_like(flat)
+    if exists is None: return mask.scatter_(1, flat.topk(most, sorted=False).indices, 1.).view_as(scores)
+    exists = exists.flatten(1)
+    kept = (fraction * exists.sum(1, keepdim=True).double()).round().clamp(min=1)
+    best = flat.masked_fill(~exists, -math.inf).topk(most).indices
+    return mask.scatter_(1, best, (torch.arange(most, device=flat.device) < kept).to(flat)).view_as(scores)
 
 # %% ../nbs/06_weight_mask.ipynb #01d6d5c7
 def masked_readouts(
@@ -76,7 +76,7 @@ def masked_readouts(
     flat = flatten_scored(weights, mask_scores).repeat_interleave(repeat, 0)
     scored = unflatten_scored(flat * gates, weights, mask_scores)
     masked = {'W_sparse': weights['W_sparse'].repeat_interleave(repeat, 0)} | scored
-    drive = drive.repeat_interleave(repeat, 0) + masked['b_hh'][..., None]
+    drive = drive.repeat_interleave(repeat, 0) + masked['b_hh'][..., None].to(drive.dtype)
     return readouts(masked, final_state(masked, drive, architecture.n_steps, architecture.message))
 
 def unbiased_drive(
@@ -108,7 +108,7 @@ def train_masks(
         pairs = epoch_pairs(dataset.train.labels, n_pairs, streams, S)
         losses = []
         for index in batches(pairs, parameters.mask_batch_size):
-            x, shown = gather_batch(dataset.train, index)
+            x, shown = gather_batch(dataset.train, index, architecture.precision)
             gates = top_mask(scores.detach(), q, exists) + (scores - scores.detach())
             r = masked_readouts(weights, unbiased_drive(weights, x), gates, architecture, parameters.mask_scores)
             loss, _ = batch_loss(r, shown.transpose(1, 2).flatten(0, 1), architecture.decision)
@@ -132,7 +132,7 @@ def mask_accuracy(
     weights, architecture = ensemble.weights, ensemble.architecture
     pairs, right = held_out_pairs(dataset.test, n_subnetworks=masks.shape[2])[None], 0
     for index in pairs.split(500, dim=2):
-        x, shown = gather_batch(dataset.test, index)
+        x, shown = gather_batch(dataset.test, index, architecture.precision)
         r = masked_readouts(weights, unbiased_drive(weights, x), masks.flatten(0, 1), architecture, mask_scores)
         output, _ = decide(r, architecture.decision)
         answer = output.argmax(1).view(*masks.shape[:2], -1)

@@ -13,7 +13,7 @@ from modspec.bottleneck import (
     frozen_states,
     n_readout_steps,
     readout_accuracy,
-    readout_loss,
+    readout_gradient,
     retrain_readouts,
 )
 from modspec.data import draw_pairs, generators, load_dataset
@@ -37,22 +37,26 @@ def random_readouts(M, S, K, C, U, seed):
 
 @settings(deadline=None)
 @given(sizes, st.integers(0, 99))
-def test_loss_and_accuracy_count_every_pair(size, seed):
+def test_loss_gradient_and_accuracy_count_every_pair(size, seed):
     M, S, K, C, U, n_pairs = size
     g, = generators([seed], 'states')
     states, shown = torch.randn(M, S, U, n_pairs, generator=g), torch.randint(C, (M, n_pairs, K), generator=g)
     W, b = random_readouts(M, S, K, C, U, seed)
-    loss = readout_loss(W @ states[:, :, None] + b, shown.transpose(1, 2))
+    weights = torch.cat([W, b], 4).requires_grad_()
+    loss, gradient = readout_gradient(weights.detach(), F.pad(states, (0, 0, 0, 1), value=1.), shown.transpose(1, 2))
     accuracy = readout_accuracy(W, b, states, shown)
     assert loss.shape == (M,) and accuracy.shape == (M, S, K)
     for m in range(M):
-        expected = 0.
+        expected = torch.zeros(())
         for n, k in itertools.product(range(S), range(K)):
-            r = torch.stack([W[m, n, k] @ states[m, n, :, i] + b[m, n, k, :, 0] for i in range(n_pairs)])
-            expected += F.cross_entropy(r, shown[m, :, k]).item()
+            own = weights[m, n, k]
+            r = torch.stack([own[:, :-1] @ states[m, n, :, i] + own[:, -1] for i in range(n_pairs)])
+            expected = expected + F.cross_entropy(r, shown[m, :, k])
             right = [r[i].argmax() == shown[m, i, k] for i in range(n_pairs)]
             assert accuracy[m, n, k].item() == pytest.approx(sum(right) / n_pairs)
-        assert loss[m].item() == pytest.approx(expected, rel=1e-4)
+        assert loss[m].item() == pytest.approx(expected.item(), rel=1e-4)
+        expected.backward()
+    torch.testing.assert_close(gradient, weights.grad, rtol=1e-4, atol=1e-6)
 
 
 def test_test_pairs_shared_by_all_networks():

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modspec.data import generators
-from modspec.deep_r import ConnectionAdam, DeepR, births, connection_rate, split_signs
+from modspec.deep_r import ConnectionAdam, DeepR, births, births_by_ticket, connection_rate, drawn_ahead, split_signs
 from modspec.network import random_connections
 
 GRADIENTS = { # of a position, given signs and independent normal numbers
@@ -150,23 +150,52 @@ def test_a_strength_of_exactly_zero_is_dead():
 
 # births
 
+def born_by_loop(before, signs, place, died, generator):
+    "The new places, from the loops of the CPU"
+    place, sign = place.clone(), signs.gather(1, place)
+    luck = torch.rand(int(died.sum()), generator=generator, dtype=torch.float64)
+    births(*(a.numpy() for a in (before, signs, place, sign, died, luck)))
+    assert torch.equal(sign, signs.gather(1, place))
+    return place
+
+
+def born_by_ticket(before, signs, place, died, generator):
+    "The new places, from the tickets of a GPU"
+    return births_by_ticket(before, place, died, torch.rand(before.shape, generator=generator))
+
+
+@pytest.mark.parametrize('born', [born_by_loop, born_by_ticket])
 @settings(deadline=None)
-@given(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5), st.integers(0, 999), st.floats(0, 1), st.floats(0, 1))
-def test_births(n_networks, n_directions, N, seed, density, mortality):
+@given(n_rows=st.integers(1, 4), N=st.integers(1, 5), seed=st.integers(0, 999), mortality=st.floats(0, 1),
+       data=st.data())
+def test_births(born, n_rows, N, seed, mortality, data):
     g, = generators([seed], 'births')
-    shape = n_networks, n_directions, N, N
-    active = (torch.rand(shape, generator=g) < density).float()
-    died = (torch.rand(shape, generator=g) < mortality) & (active > 0)
-    ticket = torch.randn(shape, generator=g)
-    born = births(active, died, ticket)
-    assert born.dtype == torch.bool and not (born & (active > 0) & ~died).any()
-    for k, d in itertools.product(range(n_networks), range(n_directions)):
-        dormant = active[k, d] == 0
-        n_died, n_dormant = died[k, d].sum().item(), dormant.sum().item()
-        assert born[k, d].sum() == n_died
-        assert (born & died)[k, d].sum() == max(0, n_died - n_dormant)  # reborn in place only if no other place is left
-        lucky, unlucky = ticket[k, d][born[k, d] & dormant], ticket[k, d][~born[k, d] & dormant]
-        if len(lucky) and len(unlucky): assert lucky.min() >= unlucky.max()
+    k = data.draw(st.integers(1, N**2))
+    place = torch.rand(n_rows, N**2, generator=g).argsort(1)[:, :k]
+    before = torch.zeros(n_rows, N**2).scatter_(1, place, torch.randn(n_rows, k, generator=g) + 9)
+    signs = torch.randint(2, before.shape, generator=g) * 2. - 1
+    died = torch.rand(place.shape, generator=g) < mortality
+    after = born(before, signs, place, died, g)
+    assert torch.equal(after[~died], place[~died])  # the living stay
+    for row in range(n_rows):
+        assert len(after[row].unique()) == k  # no place is taken twice
+        new, dead = after[row][died[row]], place[row][died[row]]
+        in_place = torch.isin(new, dead)
+        assert (before[row][new[~in_place]] == 0).all()
+        assert in_place.sum() == max(0, len(dead) - (N**2 - k))  # reborn there only if no other place is left
+
+
+@pytest.mark.parametrize('born', [born_by_loop, born_by_ticket])
+def test_births_take_any_place(born):
+    "Two of four die, 12 dormant places: pairs of places, all as often; 94.5 is chi-square's 99 % quantile for 65"
+    n = 20_000
+    place = torch.arange(4).expand(n, -1)
+    before = torch.zeros(n, 16).scatter_(1, place, 1.)
+    died = torch.tensor([True, False, True, False]).expand(n, -1)
+    after = born(before, torch.ones(n, 16), place, died, generators([5], 'births')[0])[:, [0, 2]].sort(1).values - 4
+    counts = torch.zeros(12, 12).index_put_(tuple(after.T), torch.ones(n), accumulate=True)
+    pairs = counts[torch.ones(12, 12).triu(1) > 0]
+    assert len(pairs) == 66 and pairs.sum() == n and ((pairs - n / 66) ** 2 / (n / 66)).sum() < 94.5
 
 
 def test_births_are_uniform():
@@ -243,6 +272,19 @@ def test_forgetting_one_leaves_the_others():
 
 
 # walk, pull, rates
+
+def test_drawn_ahead():
+    "A network's numbers depend on its generator and its own shape alone, and never repeat"
+    def first(widths, seeds, n_steps=40):
+        steps = drawn_ahead(torch.randn, [(2, k) for k in widths], generators=generators(seeds, 'walk'))
+        return torch.stack(list(itertools.islice(steps, n_steps)))
+    stacked = first([3, 7, 1], [4, 5, 6])
+    assert stacked.shape == (40, 3, 2, 7)
+    for network, width in enumerate((3, 7, 1)):
+        own = stacked[:, network, :, :width]
+        assert torch.equal(own, first([width], [4 + network])[:, 0]) and len(own.unique()) == own.numel()
+        assert not stacked[:, network, :, width:].any()
+
 
 def test_without_walk_and_gradient_nothing_moves():
     W = connections([3, 8], 4)

@@ -182,8 +182,8 @@ def test_exchanged_sub_networks(monkeypatch, name):
 
     monkeypatch.setattr(bottleneck, 'retrain_readouts', retrain_exchanged)
     gather = training.gather_batch
-    def gather_exchanged(digits, index):
-        x, shown = gather(digits, index)
+    def gather_exchanged(digits, index, precision):
+        x, shown = gather(digits, index, precision)
         return x.flip(1), shown
     for module in {training, home(name)}:  # states are gathered in one of them, or in both
         if hasattr(module, 'gather_batch'): monkeypatch.setattr(module, 'gather_batch', gather_exchanged)

@@ -14,6 +14,7 @@ from modspec.data import generators, load_dataset
 from modspec.network import (
     DECISIONS,
     MESSAGES,
+    PRECISIONS,
     STARTS,
     Architecture,
     Ensemble,
@@ -97,6 +98,27 @@ def test_alone_as_in_the_stack():
     stacked = forward(ensemble.weights, x)
     for k in range(3):
         torch.testing.assert_close(forward(ensemble[k].weights, x[k:k + 1]), stacked[k:k + 1], atol=1e-6, rtol=0)
+
+
+def test_bf16_rounds_and_no_more():
+    "Read-outs within a few roundings of 1 / 256, gradients in the same direction"
+    g, = generators([0], 'x')
+    ensemble = init_ensemble(Architecture(n_pixels=64), [3, 1, 4], [1e-4, .01, 1.])
+    x, slope = torch.rand(3, 2, 16, 64, generator=g), torch.randn(3, 2, 10, 16, generator=g)
+    found = {}
+    for precision, dtype in PRECISIONS.items():
+        weights = {name: w.clone().requires_grad_() for name, w in ensemble.weights.items()}
+        h = final_state(weights, input_drive(weights, x.to(dtype)))
+        assert h.dtype == dtype
+        r = readouts(weights, h)
+        assert r.dtype == torch.float32
+        (r * slope).sum().backward()
+        found[precision] = r.detach(), {name: w.grad for name, w in weights.items()}
+    torch.testing.assert_close(found['bf16'][0], found['fp32'][0], atol=.03, rtol=0)
+    for name, exact in found['fp32'][1].items():
+        rounded = found['bf16'][1][name]
+        assert rounded.dtype == torch.float32
+        assert torch.cosine_similarity(exact.flatten(1), rounded.flatten(1)).min() > .999, name
 
 
 @pytest.mark.parametrize('S', [2, 3])
