@@ -17,8 +17,6 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 # %% ../nbs/01_data.ipynb #a5bcc7d6
@@ -62,6 +60,8 @@ class Dataset:
 # %% ../nbs/01_data.ipynb #c7e6efbc
 def embedded_digits()->Dataset: # 1,437 training and 360 test images of 8x8 pixels
     "The digits that come with scikit-learn (Alpaydin & Kaynak 1998), split once and for all"
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
     bunch = load_digits()
     images = torch.from_numpy(np.round(bunch.data * 255 / 16).astype(np.uint8))
     labels = torch.from_numpy(bunch.target.astype(np.int64))

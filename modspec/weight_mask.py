@@ -102,7 +102,7 @@ def train_masks(
         exists = flatten_scored(there, 'incoming').repeat_interleave(K, 0)
     start = [torch.empty(K, S, P).uniform_(-bound, bound, generator=g) for g in generators(ensemble.seeds, 'mask scores')]
     scores = torch.cat(start).to(ensemble.device).requires_grad_()
-    optimizer = torch.optim.SGD([scores], lr=parameters.mask_lr, momentum=0.9, weight_decay=5e-4)
+    velocity = torch.zeros_like(scores)
     streams, n_pairs = generators(ensemble.seeds, 'mask pairs'), pairs_per_epoch(dataset, parameters)
     for epoch in range(1, parameters.mask_epochs + 1):
         pairs = epoch_pairs(dataset.train.labels, n_pairs, streams, S)
@@ -112,9 +112,10 @@ def train_masks(
             gates = top_mask(scores.detach(), q, exists) + (scores - scores.detach())
             r = masked_readouts(weights, unbiased_drive(weights, x), gates, architecture, parameters.mask_scores)
             loss, _ = batch_loss(r, shown.transpose(1, 2).flatten(0, 1), architecture.decision)
-            optimizer.zero_grad()
-            loss.sum().backward()
-            optimizer.step()
+            slope, = torch.autograd.grad(loss.sum(), scores)
+            with torch.no_grad():
+                velocity.mul_(0.9).add_(slope).add_(scores, alpha=5e-4)
+                scores.sub_(velocity, alpha=parameters.mask_lr)
             losses.append(loss.detach().view(-1, K).sum(1))
             if bar is not None: bar.update(1)
         check_finite(torch.stack(losses), ensemble.seeds, epoch)

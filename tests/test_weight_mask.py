@@ -144,19 +144,30 @@ def test_accuracy_of_masks():
 # training masks
 
 def spied(monkeypatch):
-    "Record what goes into the masked networks, and what the optimizer receives"
-    calls, gradients, forward, SGD = [], [], masked_readouts, torch.optim.SGD
+    "Record what goes into the masked networks, and the gradients of the scores that come out"
+    calls, gradients, forward, grad = [], [], masked_readouts, torch.autograd.grad
     def spy(weights, drive, gates, *how):
         calls.append((drive, gates.detach().clone()))
         return forward(weights, drive, gates, *how)
-    class Spy(SGD):
-        def step(self):
-            assert [self.defaults[key] for key in ('lr', 'momentum', 'weight_decay')] == [.1, .9, 5e-4]
-            gradients.append(self.param_groups[0]['params'][0].grad.clone())
-            super().step()
+    def spy_on_grad(loss, scores):
+        slope, = grad(loss, scores)
+        gradients.append((scores.detach().clone(), slope.clone()))
+        return slope,
     monkeypatch.setattr(weight_mask, 'masked_readouts', spy)
-    monkeypatch.setattr(torch.optim, 'SGD', Spy)
+    monkeypatch.setattr(torch.autograd, 'grad', spy_on_grad)
     return calls, gradients
+
+
+def test_scores_take_the_steps_of_sgd(monkeypatch):
+    _, gradients = spied(monkeypatch)
+    masks = train_masks(some(), DIGITS, Parameters(n_pairs=320, mask_batch_size=32, mask_lr=.3))
+    theirs = gradients[0][0].requires_grad_()
+    sgd = torch.optim.SGD([theirs], lr=.3, momentum=.9, weight_decay=5e-4)
+    for ours, slope in gradients:
+        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-7)
+        theirs.grad = slope
+        sgd.step()
+    assert len(gradients) == 10 and torch.equal(top_mask(theirs.detach(), .05), masks.flatten(0, 1))
 
 
 @pytest.mark.parametrize('B', [0, 3])
@@ -172,7 +183,7 @@ def test_straight_through_gradient(monkeypatch, B):
     train_masks(ensemble, DIGITS, Parameters(n_pairs=96, mask_batch_size=32, mask_fraction=.3))
     assert len(calls) == len(gradients) == n_mask_steps(DIGITS, SHORT) == 3
     theta = flatten_scored(ensemble.weights).repeat_interleave(2, 0)
-    for (drive, gates), gradient, target in zip(calls, gradients, targets):
+    for (drive, gates), (_, gradient), target in zip(calls, gradients, targets):
         assert set(gates.unique().tolist()) == {0., 1.}
         assert (gates.sum((1, 2)) == round(.3 * theta[0].numel())).all()
         masked = (theta * gates).requires_grad_()  # the masked weights as free variables of four networks
