@@ -11,8 +11,10 @@ rounds, with its quartiles in `_q25` and `_q75`. What is compared is measured in
   `fraction` is its share of `gflops_largest`, the fastest fp32 product measured beside it, while `fraction_full` counts
   interconnections as full matrices. `gflops_own` is the rate over the products of one step, which take `products_s`.
   `speedup` is relative to fp32.
-- reference.csv: `step_s` of the stack, `plain_s` of the plain network (benchmarks/reference.py), of which `loader_s` is
-  for collecting its batch. `ratio` compares them per network; `ratio_without_loader` grants the plain one a free loader.
+- reference.csv: `step_s` of the stack, `plain_s` of the plain network (benchmarks/reference.py), of which `loader_s`
+  is for collecting its batch. `ratio` compares them per network, `ratio_without_loader` grants the plain one a free
+  loader, and `ceiling` would be the ratio if training did nothing but its operations, at `gflops_largest` (of fp32).
+  The plain network is always fp32.
 - metrics.csv: `seconds` of each `stage` for all networks, a metric measured once, training for all its epochs.
 - memory.csv: `peak_mb` of a process, of which it had `start_mb` before any network; `device_mb` on a GPU.
 - startup.csv: `seconds` until a `command` is done.
@@ -94,7 +96,8 @@ def reference(plan: Plan) -> Iterator[Rows]:
     "The same work by a plain single network"
     for threads in plan.threads:
         yield cell('plain', threads, plan.device, dataset=plan.dataset, architectures=ARCHITECTURES,
-                   networks=plan.reference_networks, seconds=plan.seconds, rounds=plan.rounds)
+                   networks=plan.reference_networks, seconds=plan.seconds, rounds=plan.rounds,
+                   precisions=plan.precisions)
 
 
 def metrics(plan: Plan) -> Iterator[Rows]:
@@ -137,8 +140,8 @@ SECTIONS = {section.__name__: section for section in
             (machine, training, reference, metrics, memory, startup, scaling, sweep)}
 
 
-def about(plan: Plan) -> dict:
-    "Where and when, and how thoroughly"
+def about(plan: Plan, load: float) -> dict:
+    "Where and when, how thoroughly, and how busy the machine was before"
     import torch
     info = Path('/proc/cpuinfo')
     names = [line.split(':')[1].strip() for line in info.read_text().splitlines() if line.startswith('model name')] \
@@ -147,7 +150,7 @@ def about(plan: Plan) -> dict:
     return dict(processor=names[0] if names else platform.processor(), cores=os.cpu_count(), device=device,
                 vector_unit=torch.backends.cpu.get_cpu_capability(), torch=torch.__version__,
                 modspec=version('modspec'), python=platform.python_version(), date=date.today().isoformat(),
-                plan=asdict(plan))
+                load=round(load, 2), plan=asdict(plan))
 
 
 def show(
@@ -190,12 +193,15 @@ def main(
     plan = replace(QUICK if quick else Plan(), **{name: value for name, value in changes.items() if value is not None})
     out = out or ROOT / ('results/bench' if quick else 'benchmarks/results')
     out.mkdir(parents=True, exist_ok=True)
+    load = os.getloadavg()[0]
+    if load > 0.3:
+        typer.echo(f'The machine is busy (load {load:.1f}): numbers for several threads will mean little', err=True)
     for name in sections or SECTIONS:
         start = time.perf_counter()
         rows = [row for part in SECTIONS[name](plan) for row in part]
         pd.DataFrame(rows).to_csv(out / f'{name}.csv', index=False, float_format='%.6g')
         print(f'\n{name}: {SECTIONS[name].__doc__} ({time.perf_counter() - start:.0f} s)\n{show(rows)}', flush=True)
-    (out / 'machine.json').write_text(json.dumps(about(plan), indent=1) + '\n')
+    (out / 'machine.json').write_text(json.dumps(about(plan, load), indent=1) + '\n')
 
 
 if __name__ == '__main__': typer.run(main)

@@ -1,7 +1,7 @@
 """What is measured inside a process of its own, which has a fixed number of threads and a memory to itself
 
-Each function gives back the rows of one table. `python -m benchmarks.cells NAME THREADS SETTINGS`, the settings as JSON,
-prints them as JSON; the benchmark starts these processes and joins their rows.
+Each function gives back the rows of one table. `python -m benchmarks.cells NAME THREADS SETTINGS` prints them as JSON;
+the settings are JSON too. The benchmark starts these processes and joins their rows.
 """
 
 import json
@@ -121,21 +121,26 @@ def plain_clock(network: reference.Network, dataset: Dataset, parameters: Parame
     return calibrated(measure, seconds)
 
 
-def plain(dataset: str, device: str, architectures: list[str], networks: list[int], seconds: float,
-          rounds: int) -> Rows:
+def plain(dataset: str, device: str, architectures: list[str], networks: list[int], seconds: float, rounds: int,
+          precisions: list[str]) -> Rows:
     "Training of a stack against the plain network, which trains as many pairs of images, one network at a time"
     data, rows, parameters = load_dataset(dataset).to(device), [], Parameters()
     for architecture, M in product(architectures, networks):
         ensemble = build(data, architecture, M, device=device)
         network = reference.Network.from_ensemble(ensemble, 0)
-        found = alternate(dict(stack=training_clock(ensemble, data, parameters, seconds),
-                               plain=plain_clock(network, data, parameters, seconds, True),
-                               loader=plain_clock(network, data, parameters, seconds / 4, False)), rounds)
-        values = {name: value for kind, column in [('stack', 'step_s'), ('plain', 'plain_s'), ('loader', 'loader_s')]
-                  for name, value in spread(found[kind], column).items()}
-        rows.append(dict(architecture=architecture, networks=M, batch_size=parameters.batch_size, **values,
-                         ratio=M * values['plain_s'] / values['step_s'],
-                         ratio_without_loader=M * (values['plain_s'] - values['loader_s']) / values['step_s']))
+        products = step_products(ensemble.architecture, M, parameters.batch_size) + squares(device)
+        work = dict(plain=plain_clock(network, data, parameters, seconds, True),
+                    loader=plain_clock(network, data, parameters, seconds / 4, False))
+        work |= {kind: training_clock(ensemble, data, Parameters(precision=kind), seconds) for kind in precisions}
+        found = alternate(work | {p.name: product_clock(p, device, seconds / 10) for p in products}, rounds)
+        _, largest = product_rates(found, products)
+        ideal_s = parameters.batch_size * flops_per_pair(ensemble.architecture, ensemble.n_connections[0]) / largest
+        for kind in precisions:
+            v = spread(found[kind], 'step_s') | spread(found['plain'], 'plain_s') | spread(found['loader'], 'loader_s')
+            rows.append(dict(architecture=architecture, networks=M, precision=kind,
+                             batch_size=parameters.batch_size, **v, ratio=M * v['plain_s'] / v['step_s'],
+                             ratio_without_loader=M * (v['plain_s'] - v['loader_s']) / v['step_s'],
+                             ceiling=v['plain_s'] / ideal_s, gflops_largest=largest / 1e9))
     return rows
 
 
