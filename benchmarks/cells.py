@@ -27,12 +27,11 @@ from benchmarks.clock import (
 from benchmarks.operations import Product, flops_per_pair, step_products
 from modspec.data import Dataset, generators, load_dataset
 from modspec.experiment import METRICS, RunConfig, compute, make_parameters
-from modspec.network import Architecture, Ensemble, init_ensemble
+from modspec.network import PRECISIONS, Architecture, Ensemble, init_ensemble
 from modspec.training import Parameters, epoch_pairs, evaluate, n_batches, n_training_steps, pairs_per_epoch, train
 
 Rows = list[dict]
 SPARSITY = 0.01  # Of every network whose sparsity is not what is varied
-DTYPES = dict(fp32=torch.float32, bf16=torch.bfloat16)
 SQUARES = dict(cpu=(512, 1024), cuda=(2048, 8192))
 
 
@@ -42,12 +41,12 @@ def build(
     networks: int = 10,  # Networks M in the stack
     *, device: str = 'cpu',  # Where they are
     sparsity: float = SPARSITY,  # Fraction p of active interconnections
-    parameters: Parameters = Parameters(),  # Sizes
+    parameters: Parameters = Parameters(),  # Sizes and precision
 ) -> Ensemble:
     "Untrained networks"
     width = parameters.n_bottleneck if name == 'bottleneck' else 0
     architecture = Architecture(dataset.n_pixels, n_hidden=parameters.n_hidden, n_bottleneck=width,
-                                n_steps=parameters.n_steps)
+                                n_steps=parameters.n_steps, precision=parameters.precision)
     return init_ensemble(architecture, range(networks), sparsity).to(device)
 
 
@@ -71,7 +70,8 @@ def machine(dataset: str, device: str, networks: int, seconds: float, rounds: in
     "Rates of batched matrix products: those of a step of training with M networks, and large square ones"
     architecture, parameters = build(load_dataset(dataset), networks=1).architecture, Parameters()
     products = step_products(architecture, networks, parameters.batch_size) + squares(device)
-    work = {(p.name, kind): product_clock(p, device, seconds, DTYPES[kind]) for p in products for kind in precisions}
+    work = {(p.name, kind): product_clock(p, device, seconds, PRECISIONS[kind])
+            for p in products for kind in precisions}
     found = alternate(work, rounds)
     return [dict(product=p.name, precision=kind, batch=p.batch, rows=p.rows, inner=p.inner, columns=p.columns,
                  per_step=p.times, **spread(p.operations / found[p.name, kind] / 1e9, 'gflops'))
@@ -83,10 +83,12 @@ def training(dataset: str, device: str, architectures: list[str], networks: list
     "Throughput of training against the products that the same machine does in the same minutes"
     data, rows = load_dataset(dataset).to(device), []
     for architecture, M in product(architectures, networks):
-        ensemble = build(data, architecture, M, device=device)
+        stacks = {kind: build(data, architecture, M, device=device, parameters=Parameters(precision=kind))
+                  for kind in precisions}
+        ensemble = stacks[precisions[0]]
         sizes, k, batch = ensemble.architecture, ensemble.n_connections[0], Parameters().batch_size
         products = step_products(sizes, M, batch) + squares(device)
-        work = {kind: training_clock(ensemble, data, Parameters(precision=kind), seconds) for kind in precisions}
+        work = {kind: training_clock(stack, data, Parameters(), seconds) for kind, stack in stacks.items()}
         work |= {p.name: product_clock(p, device, seconds / 10) for p in products}
         found = alternate(work, rounds)
         n_pairs = pairs_per_epoch(data, Parameters())
@@ -126,12 +128,14 @@ def plain(dataset: str, device: str, architectures: list[str], networks: list[in
     "Training of a stack against the plain network, which trains as many pairs of images, one network at a time"
     data, rows, parameters = load_dataset(dataset).to(device), [], Parameters()
     for architecture, M in product(architectures, networks):
-        ensemble = build(data, architecture, M, device=device)
+        stacks = {kind: build(data, architecture, M, device=device, parameters=Parameters(precision=kind))
+                  for kind in precisions}
+        ensemble = stacks['fp32']
         network = reference.Network.from_ensemble(ensemble, 0)
         products = step_products(ensemble.architecture, M, parameters.batch_size) + squares(device)
         work = dict(plain=plain_clock(network, data, parameters, seconds, True),
                     loader=plain_clock(network, data, parameters, seconds / 4, False))
-        work |= {kind: training_clock(ensemble, data, Parameters(precision=kind), seconds) for kind in precisions}
+        work |= {kind: training_clock(stack, data, parameters, seconds) for kind, stack in stacks.items()}
         found = alternate(work | {p.name: product_clock(p, device, seconds / 10) for p in products}, rounds)
         _, largest = product_rates(found, products)
         ideal_s = parameters.batch_size * flops_per_pair(ensemble.architecture, ensemble.n_connections[0]) / largest
@@ -146,8 +150,9 @@ def plain(dataset: str, device: str, architectures: list[str], networks: list[in
 
 def metrics(dataset: str, device: str, networks: int, n_pairs: int, seconds: float, rounds: int) -> Rows:
     "Time of each metric as a run measures it once, beside the training of the same networks"
-    data, parameters = load_dataset(dataset).to(device), Parameters(n_pairs=n_pairs)
-    stacks = {name: build(data, name, networks, device=device) for name in ('standard', 'bottleneck')}
+    data, parameters = load_dataset(dataset).to(device), Parameters(n_pairs=n_pairs, precision='auto')
+    stacks = {name: build(data, name, networks, device=device, parameters=parameters)
+              for name in ('standard', 'bottleneck')}
     short = replace(parameters, n_pairs=10 * parameters.mask_batch_size, readout_epochs=1)
     work = {}
     for name, metric in METRICS.items():
@@ -161,7 +166,8 @@ def metrics(dataset: str, device: str, networks: int, n_pairs: int, seconds: flo
     for stage, values in found.items():
         name = METRICS[stage].architecture if stage in METRICS else stage.split(', ')[1]
         if stage.startswith('training'): values = values * n_training_steps(data, stacks[name].architecture, parameters)
-        rows.append(dict(stage=stage.split(', ')[0], architecture=name, networks=networks, **spread(values, 'seconds'),
+        rows.append(dict(stage=stage.split(', ')[0], architecture=name, networks=networks,
+                         precision=parameters.precision, **spread(values, 'seconds'),
                          seconds_per_network=spread(values, 's')['s'] / networks))
     return rows
 
@@ -182,10 +188,10 @@ class StopAfter:
 
 def memory(dataset: str, device: str, stage: str, networks: int, n_pairs: int) -> Rows:
     "Peak memory of the first steps of training, or of a metric, with the pairs of a whole epoch"
-    data, parameters = load_dataset(dataset).to(device), Parameters(n_pairs=n_pairs)
+    data, parameters = load_dataset(dataset).to(device), Parameters(n_pairs=n_pairs, precision='auto')
     before = peak_memory()
     name = METRICS[stage].architecture if stage in METRICS else 'standard'
-    ensemble = build(data, name, networks, device=device)
+    ensemble = build(data, name, networks, device=device, parameters=parameters)
     measure = METRICS[stage].measure if stage in METRICS else train
     try: measure(ensemble, data, parameters, bar=StopAfter(20))
     except Enough: pass
@@ -213,7 +219,8 @@ def scaling(dataset: str, device: str, ladders: dict[str, list], bases: dict[str
 
 def scaled(data: Dataset, device: str, sizes: dict[str, float], seconds: float, whole: bool) -> Callable[[], float]:
     "A measurement of the seconds of a step, or of a whole epoch, with these sizes M, pairs, N, T and p"
-    parameters = Parameters(n_hidden=sizes['N'], n_steps=sizes['T'], n_pairs=sizes['pairs'], epochs=1)
+    parameters = Parameters(n_hidden=sizes['N'], n_steps=sizes['T'], n_pairs=sizes['pairs'], epochs=1,
+                            precision='auto')
     ensemble = build(data, networks=sizes['M'], device=device, sparsity=sizes['p'], parameters=parameters)
     step = training_clock(ensemble, data, parameters, seconds)  # warmed up
     if not whole: return step
