@@ -81,7 +81,7 @@ RANGES = { # name: (least, most, is the least itself allowed?); whole numbers ar
     'readout_decay': (0, 1, False), 'walk': (0, 1e9, True), 'l1': (0, 1e9, True), 'mask_fraction': (0, 1, False),
     'rho': (0, 0.999999, True), 'connection_beta': (0, 0.999999, True)}
 
-CHOICES = {'task': tuple(TASKS), 'inputs': ('unit', 'standardized'), 'message': MESSAGES, 'decision': DECISIONS,
+CHOICES = {'task': TASKS, 'inputs': ('unit', 'standardized'), 'message': MESSAGES, 'decision': DECISIONS,
            'connection_start': STARTS, 'mask_scores': ('own', 'incoming'), 'precision': (*PRECISIONS, 'auto')}
 
 def check_parameters(
