@@ -15,7 +15,7 @@ from modspec import _modidx
 REPOSITORY = 'https://github.com/modspec/modspec/blob/main/'
 LINK = re.compile(r'(?<!\\)\]\(([^)\s]+)\)')
 SECTIONS = ['Start', 'The paper, chapter by chapter', 'Figures', 'Claims', 'Explorer', 'How-to', 'Reference']
-UNCAPTIONED = {'01_data', '02_network', '03_deep_r', '04_training', 'speed', 'explore'}
+UNCAPTIONED = {'explore'}
 each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
 
 
