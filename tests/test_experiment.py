@@ -649,11 +649,6 @@ def test_log_lines(capfd, monkeypatch):
 
 # damage
 
-@pytest.fixture
-def whole(tmp_path):
-    return run(CONFIG, tmp_path / 'whole')
-
-
 def rewritten(folder, name, change):
     "A table with a change, and a manifest that vouches for it"
     table = pd.read_parquet(folder / name)
@@ -662,37 +657,37 @@ def rewritten(folder, name, change):
     write_manifest(folder, manifest, (*TABLES, 'networks.safetensors'))
 
 
-def test_whole_run(whole):
-    assert damages(whole) == {}
+def test_whole_run(altered):
+    assert damages(altered) == {}
 
 
 @pytest.mark.parametrize('name, change, reason', [
     ('metrics.parquet', lambda table: table.assign(value=np.nan), 'holds numbers that are not finite: value'),
     ('history.parquet', lambda table: table.assign(loss=np.inf), 'holds numbers that are not finite: loss'),
     ('metrics.parquet', lambda table: table.drop(columns=['q', 'seed']), 'lacks the columns q, seed')])
-def test_content_with_the_right_checksum(whole, name, change, reason):
-    rewritten(whole, name, change)
-    assert damages(whole) == {whole / name: reason}
+def test_content_with_the_right_checksum(altered, name, change, reason):
+    rewritten(altered, name, change)
+    assert damages(altered) == {altered / name: reason}
 
 
 @pytest.mark.parametrize('name', ['metrics.parquet', 'networks.safetensors'])
-def test_unreadable_with_the_right_checksum(whole, name):
-    (whole / name).write_text('nonsense')
-    write_manifest(whole, {'config': {}}, (*TABLES, 'networks.safetensors'))
-    (path, reason), = damages(whole).items()
-    assert path == whole / name and reason.startswith('cannot be read: ')
+def test_unreadable_with_the_right_checksum(altered, name):
+    (altered / name).write_text('nonsense')
+    write_manifest(altered, {'config': {}}, (*TABLES, 'networks.safetensors'))
+    (path, reason), = damages(altered).items()
+    assert path == altered / name and reason.startswith('cannot be read: ')
 
 
-def test_weights_that_are_not_finite(whole):
-    networks = load_networks(whole / 'networks.safetensors')
+def test_weights_that_are_not_finite(altered):
+    networks = load_networks(altered / 'networks.safetensors')
     networks['standard'].weights['W_sparse'][0, 0, 0, 0] = torch.nan
-    save_networks(networks, whole / 'networks.safetensors')
-    write_manifest(whole, {'config': {}}, (*TABLES, 'networks.safetensors'))
-    assert damages(whole) == {
-        whole / 'networks.safetensors': 'holds numbers that are not finite: standard.W_sparse'}
+    save_networks(networks, altered / 'networks.safetensors')
+    write_manifest(altered, {'config': {}}, (*TABLES, 'networks.safetensors'))
+    assert damages(altered) == {
+        altered / 'networks.safetensors': 'holds numbers that are not finite: standard.W_sparse'}
 
 
-def test_manifest_that_vouches_for_too_little(whole):
-    write_manifest(whole, {'config': {}}, ['metrics.parquet'])
-    assert damages(whole) == dict.fromkeys(
-        (whole / 'history.parquet', whole / 'networks.safetensors'), 'is not in the manifest')
+def test_manifest_that_vouches_for_too_little(altered):
+    write_manifest(altered, {'config': {}}, ['metrics.parquet'])
+    assert damages(altered) == dict.fromkeys(
+        (altered / 'history.parquet', altered / 'networks.safetensors'), 'is not in the manifest')
