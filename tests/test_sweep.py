@@ -1,6 +1,7 @@
 """Sweeps: configurations that are refused, runs that fail, and tables that are never of another sweep"""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -173,7 +173,9 @@ def test_committed_configurations(name):
     found = load_config(repository() / 'config' / f'{name}.yaml')
     assert min(found.sparsities) == 1e-4 and max(found.sparsities) == 1 and found.architecture == 'both'
     assert found.dataset == ('mnist' if name == 'mnist' else 'digits')
-    if name != 'smoke': assert len(found.sparsities) >= 6 and found.seeds == 5 and found.parameters == Parameters()
+    if name == 'smoke': return
+    assert len(found.sparsities) >= 6 and found.seeds == 5
+    assert replace(found.parameters, precision='fp32') == Parameters()
 
 
 def test_the_papers_configuration():
@@ -448,7 +450,7 @@ def test_misspelt_parameter_is_refused(tmp_path):
 
 
 def test_no_checkout(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, 'find_spec', lambda name: SimpleNamespace(origin=str(tmp_path / name / '__init__.py')))
+    monkeypatch.setattr(sweep.resources, 'files', lambda name: tmp_path / name)
     with pytest.raises(ResultError, match='is no checkout of modspec; clone the repository and install'): repository()
 
 
@@ -776,6 +778,7 @@ def bars(monkeypatch):
             super().__init__(*args, **kwargs | dict(disable=False, file=StringIO()))
             made.append(self)
     monkeypatch.setattr(sweep, 'tqdm', Bar)
+    monkeypatch.setattr(sweep, 'watched', lambda: True)
     return made
 
 
@@ -833,4 +836,75 @@ def test_a_log_gets_a_line_per_finished_run(tmp_path, capfd):
     with sweep_progress(folders, 'mine'):
         assert capfd.readouterr().err == ''
         (folders[1] / 'manifest.json').touch()
-    assert capfd.readouterr().err == 'mine: 2 of 3 runs done\n'
+    assert capfd.readouterr().err == 'mine: 2 of 3 runs done, 67% after 0 min\n'
+
+
+def test_a_log_gets_a_line_from_time_to_time(tmp_path, capfd, monkeypatch):
+    "also while no run ends, and of one run; nothing else is written"
+    monkeypatch.setattr(sweep.LogLines, 'every', 0.)
+    path = progress_file(tmp_path / 'a')
+    said = ''
+    with shown_progress(path):
+        path.write_text(json.dumps(dict(n=5, total=10, text='half')))
+        while not said: said = capfd.readouterr().err
+    assert set(said.splitlines()) <= {'starting, 0% after 0 min', 'half, 50% after 0 min'} and said.endswith('\n')
+    path.write_text(json.dumps(dict(n=5, total=10, text='half')))
+    with sweep_progress([tmp_path / 'a', tmp_path / 'b'], 'mine'): pass
+    assert set(capfd.readouterr().err.splitlines()) == {'mine: 0 of 2 runs done, 25% after 0 min'}
+
+
+# verify
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "Results of a small sweep; nobody writes into them"
+    folder = tmp_path_factory.mktemp('whole')
+    return swept(write_config(folder / 'sweep.yaml'), folder / 'results')
+
+
+@pytest.fixture
+def results(whole, tmp_path):
+    "The same, to be damaged"
+    return shutil.copytree(whole, tmp_path / 'results')
+
+
+def test_whole_results(results):
+    folders, wrong = sweep.verify(results)
+    assert wrong == {} and folders == [results, *sorted((results / 'runs').iterdir())]
+    run = results / 'runs' / 'p=0.01,seeds=0-0'
+    assert sweep.verify(run) == ([run], {})
+    shutil.rmtree(results / 'runs')  # the tables alone, as in the repository
+    assert sweep.verify(results) == ([results], {})
+
+
+def test_everything_damaged_is_named(results):
+    first, second = sorted((results / 'runs').iterdir())
+    (results / 'history.parquet').unlink()
+    with open(first / 'networks.safetensors', 'r+b') as file: file.write(b'XX')
+    with open(first / 'metrics.parquet', 'r+b') as file: file.truncate(100)
+    (second / 'manifest.json').write_text('{')
+    (results / 'runs' / 'p=1.0,seeds=1-1.failed').mkdir(), (results / 'runs' / '.p=1.0.attempt-1').mkdir()
+    _, wrong = sweep.verify(results)
+    assert list(wrong) == [results / 'history.parquet', first / 'metrics.parquet', first / 'networks.safetensors',
+                           second / 'manifest.json']
+    reasons = ['is missing', 'has 100 bytes with SHA-256 ', ' expected ', 'is damaged']
+    assert all(part in reason for part, reason in zip(reasons, wrong.values()))
+
+
+def test_run_without_a_folder_is_named(results):
+    shutil.rmtree(results / 'runs' / 'p=1.0,seeds=0-0')
+    assert list(sweep.verify(results)[1]) == [results / 'runs' / 'p=1.0,seeds=0-0' / 'manifest.json']
+
+
+def test_unfinished_sweep_lacks_its_tables(results):
+    (results / 'manifest.json').unlink()
+    assert list(sweep.verify(results)[1]) == [results / 'manifest.json']
+
+
+def test_verify_wants_results(tmp_path):
+    with pytest.raises(ResultError, match='holds no results: neither manifest.json nor runs'): sweep.verify(tmp_path)
+
+
+def test_committed_results_are_whole():
+    "what the figures and claims of the paper are read from"
+    assert sweep.verify(repository() / 'results' / 'paper')[1] == {}
