@@ -148,14 +148,15 @@ class Adadelta:
         "Change the weights by one step along their `.grad`, and drop the gradients"
         how = [np.float32(value) for value in (self.lr, self.rho, self.eps)]
         for w, v, u in zip(self.weights, self.square, self.change):
+            if w.grad is None: raise ValueError('a weight has no gradient; call backward() before step()')
             if w.device.type == 'cpu': adadelta_pass(*(a.detach().reshape(-1).numpy() for a in (w, w.grad, v, u)), *how)
-            else: self.step_on_gpu(w, v, u)
+            else: self.step_on_gpu(w, w.grad, v, u)
             w.grad = None
 
-    def step_on_gpu(self, w:Tensor, v:Tensor, u:Tensor)->None:
+    def step_on_gpu(self, w:Tensor, grad:Tensor, v:Tensor, u:Tensor)->None:
         "`adadelta_pass` as PyTorch's operations"
-        v.mul_(self.rho).addcmul_(w.grad, w.grad, value=1 - self.rho)
-        delta = ((u + self.eps) / (v + self.eps)).sqrt_().mul_(w.grad)
+        v.mul_(self.rho).addcmul_(grad, grad, value=1 - self.rho)
+        delta = ((u + self.eps) / (v + self.eps)).sqrt_().mul_(grad)
         u.mul_(self.rho).addcmul_(delta, delta, value=1 - self.rho)
         w.add_(delta, alpha=-self.lr)
 
@@ -284,9 +285,10 @@ def train_epoch(
         deep_r.step()
         record.append(torch.stack([loss.detach(), accuracy]))
         bar.update(1)
-    record = torch.stack(record)
-    check_finite(record[:, 0], ensemble.seeds, epoch)
-    return tuple(record.mean(0))
+    steps = torch.stack(record)
+    check_finite(steps[:, 0], ensemble.seeds, epoch)
+    loss, accuracy = steps.mean(0)
+    return loss, accuracy
 
 # %% ../nbs/04_training.ipynb #c12e4347
 @torch.no_grad()
@@ -312,7 +314,7 @@ def evaluate(
     "Main-task accuracy, and who decides"
     S = ensemble.architecture.n_subnetworks
     pairs = held_out_pairs(digits, n_subnetworks=S) if pairs is None else pairs
-    right, decided = 0, 0
+    right = decided = torch.zeros((), dtype=torch.int64)
     for h, shown in final_states(ensemble, digits, pairs[None]):
         r = readouts(ensemble.weights, h)
         bad = (~r.isfinite()).flatten(1).any(1).nonzero()

@@ -71,7 +71,7 @@ def test_adadelta_is_torchs(shapes, seed, lr, scale):
             v.grad, u.grad = w.grad.clone(), w.grad.clone()
         optimizer.step()
         reference.step()
-        for state in zip(other.weights, other.square, other.change): other.step_on_gpu(*state)
+        for w, v, u in zip(other.weights, other.square, other.change): other.step_on_gpu(w, w.grad, v, u)
         for w, v, u in zip(ours, theirs, on_gpu):
             assert w.grad is None
             torch.testing.assert_close(w, v.detach(), rtol=1e-5, atol=1e-6)
