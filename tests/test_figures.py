@@ -453,7 +453,7 @@ def test_figure_notebooks(path):
     cells = code_cells(path)
     tagged = [''.join(c['source']) for c in cells if 'parameters' in c['metadata'].get('tags', [])]
     assert tagged == ["results = '../../results/paper'\nout = None"]
-    assert ''.join(cells[-1]['source']).startswith(f'fig = figure_{LAST[path.stem]}')
+    assert re.search('^' + re.escape(f'fig = figure_{LAST[path.stem]}'), ''.join(cells[-1]['source']), flags=re.M)
 
 
 @each_stored
