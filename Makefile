@@ -36,11 +36,13 @@ $(STAMP): settings.ini setup.py
 figures: env ## run the quick sweep and draw the paper's figures (minutes, no download of data)
 	@$(RUN) modspec reproduce config/quick.yaml
 
-test: env ## check that code and notebooks agree, lint, run every notebook and the tests
+test: env ## check that code and notebooks agree, lint, check types, run every notebook and the tests
 	@echo "== modules in sync, notebooks clean"
 	@$(RUN) python tests/check_sync.py
 	@echo "== ruff"
 	@$(RUN) ruff check
+	@echo "== types"
+	@$(RUN) mypy
 	@echo "== notebooks"
 	@$(RUN_ONE_THREAD) nbdev_test --n_workers 2
 	@echo "== tests"
@@ -61,5 +63,5 @@ docs: env ## build the website in _docs (needs Quarto, https://quarto.org)
 	@$(RUN) nbdev_docs
 
 clean: ## remove caches and built docs (keeps .venv and results)
-	rm -rf _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .snakemake
+	rm -rf _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .snakemake
 	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +

@@ -7,7 +7,7 @@ __all__ = ['SWEEP_BAR', 'EXTENDED', 'PACKING', 'repository', 'RunFailed', 'noteb
            'run_notebook', 'attempt', 'locked', 'seal', 'progress_file', 'forget_progress', 'read_progress', 'polling',
            'shown_progress', 'SweepConfig', 'run_name', 'seeds_in_words', 'load_config', 'find_run', 'check_variations',
            'snakemake_command', 'run_sweep', 'planned', 'sweep_progress', 'meaning', 'is_collected', 'is_complete',
-           'run_state', 'sweep_status', 'seconds_left', 'join_tables', 'collect_sweep', 'draw_figures']
+           'run_state', 'sweep_status', 'seconds_left', 'join_tables', 'collect_sweep', 'draw_figures', 'verify']
 
 # %% ../nbs/12_sweep.ipynb #962664a0
 import fcntl, json, os, re, shutil, subprocess, sys, tempfile, threading, time
@@ -16,29 +16,25 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from glob import escape
-from importlib.util import find_spec
+from importlib import resources
 from pathlib import Path
 from urllib.parse import quote
 
-import nbformat
 import pandas as pd
-import papermill
 import yaml
-from nbclient.exceptions import DeadKernelError
-from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 from traitlets.config import Config
 
 from .data import load_dataset
-from .experiment import (RUN_FILES, TABLES, ResultError, RunConfig, as_recorded, check_device, check_threads,
-                                check_whole, collect, difference, distinct_counts, is_finished, known, make_folder,
-                                make_parameters, read_manifest, write_manifest, written_whole)
+from .experiment import (RUN_FILES, TABLES, LogLines, ResultError, RunConfig, as_recorded, check_device,
+                                check_threads, check_whole, collect, damages, difference, distinct_counts, is_finished,
+                                known, make_folder, make_parameters, read_manifest, watched, write_manifest, written_whole)
 from .training import Parameters
 
 # %% ../nbs/12_sweep.ipynb #5dcd8cf7
 def repository()->Path:
     "The folder of the checkout that this package is installed from; `ResultError` if it is not installed from one"
-    root = Path(find_spec('modspec').origin).parent.parent
+    root = Path(str(resources.files('modspec'))).parent
     if not (root / 'nbs' / 'runs' / 'sparsity.ipynb').is_file():
         raise ResultError(f'{root} is no checkout of modspec; clone the repository and install it with: pip install -e .')
     return root
@@ -70,12 +66,16 @@ def execute(
     values:dict, # Its parameters
 )->None:
     "Execute a notebook with papermill; `RunFailed` with the error of the cell that failed"
+    import nbformat, papermill # here, for they take a second to load
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
     n_tagged = sum('parameters' in cell.metadata.get('tags', []) for cell in nbformat.read(notebook, 4).cells)
     if n_tagged != 1: raise ResultError(f'{notebook} has {n_tagged} cells tagged "parameters", not one: it would run with its defaults')
     known(values, list(papermill.inspect_notebook(notebook)), f'parameter of {notebook.name}:')
     try:
         with private_sockets() as config:
-            papermill.execute_notebook(notebook, target, values, kernel_name='python3', progress_bar=False, config=config)
+            papermill.execute_notebook(notebook, target, values, kernel_name='python3', progress_bar=False, config=config,
+                                       shutdown_kernel='immediate')
     except PapermillExecutionError as error: raise RunFailed(f'{error.ename}: {error.evalue}') from error
     except DeadKernelError as error: raise RunFailed('the kernel died; was there enough memory?') from error
 
@@ -90,7 +90,8 @@ def run_notebook(
     "Execute `runs/sparsity.ipynb` for a configuration; a finished run is not repeated. `RunFailed` if a cell fails"
     out = Path(out)
     notebook = repository() / 'nbs' / 'runs' / 'sparsity.ipynb'
-    check_device(device), check_threads(threads)
+    check_device(device)
+    check_threads(threads)
     if is_finished(out, config): return out
     load_dataset(config.dataset, download=download)
     make_folder(out)
@@ -185,11 +186,12 @@ def shown_progress(
     "A progress bar of the run that writes `path`, which is told to by the environment"
     forget_progress(path) # of an attempt that was killed
     os.environ['MODSPEC_PROGRESS'] = str(path.absolute())
-    with tqdm(total=1, unit='step', disable=None) as bar:
+    with tqdm(total=1, unit='step') if watched() else LogLines(1) as bar:
         def look():
             state = read_progress(path)
             bar.total, bar.n = state['total'], max(bar.n, state['n'])
-            bar.set_description(state['text'])
+            bar.set_description(state['text'], refresh=False)
+            bar.refresh()
         try:
             with polling(look): yield
             bar.n = bar.total
@@ -329,7 +331,7 @@ def run_sweep(
     folders, complete = list(sweep.folders(results)), is_complete(results, sweep)
     load_dataset(sweep.dataset, download=download)
     make_folder(results)
-    command = snakemake_command(config, results, cores or os.cpu_count(), profile=profile, device=device, anew=not complete)
+    command = snakemake_command(config, results, cores or os.cpu_count() or 1, profile=profile, device=device, anew=not complete)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]) # finds `modspec` and `snakemake`
     log = results / 'sweep.log'
     for folder in folders: forget_progress(progress_file(folder)) # of runs that were killed
@@ -354,7 +356,7 @@ def planned(
 )->str:
     "What Snakemake would do for a sweep, in its own words; nothing is computed"
     anew = not is_complete(Path(results), load_config(config))
-    command = snakemake_command(config, results, os.cpu_count(), profile=profile, dry_run=True, anew=anew)
+    command = snakemake_command(config, results, os.cpu_count() or 1, profile=profile, dry_run=True, anew=anew)
     answer = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if answer.returncode: raise ValueError(f'Snakemake refuses: {answer.stdout.strip()}')
     return answer.stdout.strip()
@@ -364,20 +366,21 @@ def sweep_progress(
     folders:list[Path], # Folders of all runs
     title:str, # What the bar says
 )->Iterator[None]:
-    "A bar over all runs of a sweep, fed by the files in which they say how far they are; in a log, a line per run"
+    "A bar over all runs of a sweep, fed by the files in which they say how far they are; in a log, a line per run or minute"
     def state():
         done = [(folder / 'manifest.json').exists() for folder in folders]
         running = [read_progress(progress_file(f)) for f, d in zip(folders, done) if not d and progress_file(f).exists()]
         return sum(done), running
     said, _ = state()
-    with tqdm(total=len(folders), initial=said, desc=title, disable=None, bar_format=SWEEP_BAR) as bar:
+    how = dict(desc=title, initial=said, bar_format=SWEEP_BAR)
+    with tqdm(total=len(folders), **how) if watched() else LogLines(len(folders)) as bar:
         def look():
             nonlocal said
             done, running = state()
-            if bar.disable and done != said: print(f'{title}: {done} of {len(folders)} runs done', file=sys.stderr, flush=True)
-            said = done
             bar.n = max(bar.n, round(done + sum(r['n'] / r['total'] for r in running), 2))
-            bar.set_postfix_str(' | '.join(r['text'] for r in running) or 'starting')
+            if isinstance(bar, LogLines): bar.set_description(f'{title}: {done} of {len(folders)} runs done', done != said)
+            else: bar.set_postfix_str(' | '.join(r['text'] for r in running) or 'starting')
+            said = done
         with polling(look): yield
         look()
 
@@ -457,7 +460,8 @@ def join_tables(
     name:str, # 'metrics' or 'history'
 )->pd.DataFrame:
     "A table of all runs, sorted by variation, sparsity, architecture and seed"
-    folders, tables = {}, []
+    folders:dict[str, list[Path]] = {}
+    tables = []
     for folder, (variation, _) in zip(sweep.folders(results), sweep.packs()):
         folders.setdefault(variation, []).append(folder)
     for variation, of_variation in folders.items():
@@ -503,5 +507,22 @@ def draw_figures(
     notebooks = sorted((repository() / 'nbs' / 'figures').glob('*.ipynb'))
     def draw(notebook): execute(notebook, out / notebook.name, dict(results=str(results), out=str(out)))
     with ThreadPoolExecutor(len(notebooks)) as pool:
-        for _ in tqdm(pool.map(draw, notebooks), total=len(notebooks), desc='figures', disable=None): pass
+        for _ in tqdm(pool.map(draw, notebooks), total=len(notebooks), desc='figures', disable=not watched()): pass
     return sorted(out.glob('*.png'))
+
+# %% ../nbs/12_sweep.ipynb #f12bd86c
+def verify(
+    results:str|Path, # Folder of a sweep, or of one run
+)->tuple[list[Path], dict[Path, str]]: # The folders that were looked at; what is wrong, by file
+    "Every file of a sweep or a run that is missing or damaged; `ResultError` if the folder holds neither"
+    results = Path(results)
+    inside = sorted(path for path in (results / 'runs').glob('*') if path.is_dir() and path.suffix != '.failed')
+    runs = [path for path in inside if not path.name.startswith('.')]
+    if not runs and not (results / 'manifest.json').is_file():
+        raise ResultError(f'{results} holds no results: neither manifest.json nor runs')
+    wrong = damages(results)
+    if runs and results / 'manifest.json' not in wrong:
+        named = read_manifest(results, verify=False).get('runs', {})
+        runs += [results / 'runs' / name for name in named if results / 'runs' / name not in runs]
+    for folder in runs: wrong |= damages(folder)
+    return [results, *runs], wrong

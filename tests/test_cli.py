@@ -1,23 +1,27 @@
 """The command: what it refuses, how it says so, and how quickly it answers"""
 import os
 import re
+import shutil
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
-from modspec import claims, evidence, sweep, training
+from modspec import claims, cli, evidence, modularity, sweep, training
 from modspec.cli import app
-from modspec.experiment import RunConfig
+from modspec.data import LOADERS
+from modspec.experiment import ARCHITECTURES, RunConfig
 from modspec.training import Parameters
 
 MODSPEC = Path(sys.executable).with_name('modspec')
-COMMANDS = ['run', 'sweep', 'status', 'reproduce', 'figures', 'collect', 'claims', 'q']
+COMMANDS = ['run', 'sweep', 'status', 'reproduce', 'figures', 'collect', 'claims', 'q', 'verify', 'doctor', 'explore']
 TINY = dict(epochs=1, n_hidden=10, n_pairs=200, batch_size=20)
 
 
@@ -70,7 +74,7 @@ def test_help_shows_an_example(command):
     assert f'modspec {command} ' in answer.output.split('Example')[1]
 
 
-@pytest.mark.parametrize('args', [['--help'], ['run', '--help']])
+@pytest.mark.parametrize('args', [['--help'], *([command, '--help'] for command in COMMANDS)], ids=' '.join)
 def test_help_does_not_wait_for_pytorch(args):
     code = ('import sys\nfrom modspec.cli import app\ntry: app(sys.argv[1:])\n'
             'except SystemExit: print(sorted({"torch", "papermill", "pandas", "matplotlib"} & set(sys.modules)))')
@@ -80,6 +84,28 @@ def test_help_does_not_wait_for_pytorch(args):
 
 def test_no_arguments_is_help():
     assert 'Usage' in invoke().output
+
+
+def test_version():
+    answer = invoke('--version')
+    assert answer.exit_code == 0 and answer.stdout == f'modspec {version("modspec")}\n'
+
+
+@pytest.mark.parametrize('words, proposed', [
+    ('modspec re', ['reproduce']), ('modspec run --arch', ['--architecture']),
+    ('modspec run --architecture ', ['standard', 'bottleneck', 'both']), ('modspec run --dataset m', ['mnist']),
+    ('modspec sweep --device cu', ['cuda'])])
+def test_shell_completion(words, proposed):
+    "in a process of its own, as the shell asks"
+    asked = dict(_MODSPEC_COMPLETE='complete_bash', COMP_WORDS=words, COMP_CWORD=str(len(words.split(' ')) - 1))
+    assert modspec(**asked).stdout.split() == proposed
+
+
+def test_proposals_are_what_exists():
+    "The command knows them without loading the modules that define them"
+    command = typer.main.get_command(app).commands['run']
+    proposed = {option.name: [item.value for item in option.shell_complete(None, '')] for option in command.params}
+    assert proposed['dataset'] == list(LOADERS) and proposed['architecture'] == list(ARCHITECTURES)
 
 
 # what is asked for
@@ -176,6 +202,7 @@ REFUSED = {  # what is added to `modspec run --sparsity 0.1 --out out`: what the
                             'MNIST/raw, or allow the download (--download)'}
 
 
+@pytest.mark.provokes('illegal values')
 @pytest.mark.parametrize('args', REFUSED, ids=' '.join)
 def test_run_refuses(there, monkeypatch, args):
     "in one line, before a kernel starts, with nothing written"
@@ -278,6 +305,64 @@ def test_q(args, expected):
 def test_q_refuses(args, message):
     answer = invoke('q', *args)
     assert message in one_line(answer.exit_code, answer.stderr) and answer.stdout == ''
+
+
+# verify, doctor, explore
+
+def test_verify(smoke, tmp_path):
+    answer = invoke('verify', smoke.results)
+    assert answer.exit_code == 0 and answer.stdout == f'{smoke.results}: all is as it was written, in 3 folders\n'
+    results = shutil.copytree(smoke.results, tmp_path / 'results')
+    with open(results / 'metrics.parquet', 'ab') as table: table.write(b'X')
+    (results / 'runs' / 'p=1.0,seeds=0-1' / 'notebook.ipynb').unlink()
+    answer = invoke('verify', results)
+    first, second = answer.stdout.splitlines()
+    assert answer.exit_code == 1 and first.startswith(f'{results}/metrics.parquet: has ')
+    assert second == f'{results}/runs/p=1.0,seeds=0-1/notebook.ipynb: is missing'
+    answer = invoke('verify', tmp_path)
+    assert f'{tmp_path} holds no results' in one_line(answer.exit_code, answer.stderr)
+
+
+def test_doctor(monkeypatch, there):
+    monkeypatch.setenv('MODSPEC_DATA', str(there))
+    answer = invoke('doctor')
+    assert answer.exit_code == 0  # MNIST is missing, but not needed
+    lines = {line.split()[0]: line for line in answer.stdout.splitlines() if line[0] == ' ' and '→' not in line}
+    assert lines['torch'].split() == ['torch', version('torch')] and 'products in bf16' in lines['processor']
+    assert {'snakemake', 'python', 'threads', 'disk', 'digits', 'checkout'} <= lines.keys() and 'pytest' not in lines
+    assert '! mnist         not found\n' in answer.stdout and '--download' in answer.stdout.split('→')[1]
+
+
+@pytest.mark.parametrize('needs, advice', [
+    ('modspec-no-such-library', "pip install 'modspec-no-such-library'"), ('typer>=999', "pip install 'typer>=999'")])
+def test_doctor_names_libraries_that_are_missing(monkeypatch, needs, advice):
+    "and looks no further, for the rest needs them"
+    monkeypatch.setattr(cli, 'requires', lambda name: ['pyyaml', needs])
+    answer = invoke('doctor')
+    assert answer.exit_code == 1 and answer.stdout.splitlines()[-1].endswith(f'→ {advice}')
+    assert 'checkout' not in answer.stdout
+
+
+def test_explore(there, monkeypatch):
+    calls = []
+    monkeypatch.setattr(cli.os, 'execv', lambda path, command: calls.append(command))
+    monkeypatch.setattr(sweep, 'repository', lambda: there)
+    answer = invoke('explore')
+    assert f'{there}/nbs/explore.ipynb is missing; ' in one_line(answer.exit_code, answer.stderr) and not calls
+    (there / 'nbs').mkdir(), (there / 'nbs' / 'explore.ipynb').touch()
+    assert invoke('explore', '--no-browser', '--port', 8889).exit_code == 0
+    expected = ['-m', 'jupyterlab', f'{there}/nbs/explore.ipynb', '--no-browser', '--port', '8889']
+    assert calls == [[sys.executable, *expected]]
+    monkeypatch.setattr(cli, 'find_spec', lambda name: None)
+    answer = invoke('explore')
+    assert 'JupyterLab is not installed; get it with: pip install' in one_line(answer.exit_code, answer.stderr)
+
+
+def test_only_mendable_errors_become_a_line(monkeypatch):
+    def bug(p): raise RuntimeError('a bug')
+    monkeypatch.setattr(modularity, 'q_from_sparsity', bug)
+    answer = invoke('q', '--sparsity', '0.1')
+    assert isinstance(answer.exception, RuntimeError) and answer.stderr == ''
 
 
 def test_status_and_plan_of_a_finished_sweep(smoke):

@@ -14,12 +14,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tqdm.auto import tqdm
 
 from modspec import experiment
 from modspec.data import load_dataset
 from modspec.experiment import (
     RUN_FILES,
     TABLES,
+    LogLines,
     ProgressFile,
     ResultError,
     RunConfig,
@@ -28,6 +30,7 @@ from modspec.experiment import (
     check_threads,
     collect,
     compute,
+    damages,
     is_finished,
     load_networks,
     make_parameters,
@@ -465,6 +468,7 @@ DAMAGE = {'flipped': flip, 'truncated': lambda path: path.write_bytes(path.read_
           'empty': lambda path: path.write_bytes(b'')}
 
 
+@pytest.mark.provokes('damaged results')
 @pytest.mark.parametrize('damage', DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize('name', [*TABLES, 'networks.safetensors'])
 def test_damage_is_noticed(altered, name, damage):
@@ -477,6 +481,7 @@ def test_damage_is_noticed(altered, name, damage):
         with pytest.raises(ResultError, match=f'{name} (has SHA-256|is missing)'): read_table(altered, Path(table).stem)
 
 
+@pytest.mark.provokes('damaged results')
 @pytest.mark.parametrize('text', ['', '{', '[]', 'null', '{}', '{"config": {}}', '{"files": {}}', '\x00\x01',
                                   '"config files"', '{"config": 1, "files": {}}', '{"config": {}, "files": ["a"]}'])
 def test_damaged_manifest(altered, text):
@@ -625,4 +630,71 @@ def test_progress_goes_where_it_is_asked_for(tmp_path, monkeypatch):
     assert seen == [(path, n_run_steps(CONFIG, DIGITS), n_run_steps(CONFIG, DIGITS))]
     assert 'training' in json.loads(path.read_text())['text']
     monkeypatch.delenv('MODSPEC_PROGRESS')
-    with progress_bar(3) as bar: assert bar.total == 3 and not isinstance(bar, ProgressFile)
+    for seen, kind in (True, tqdm), (False, LogLines):
+        monkeypatch.setattr(experiment, 'watched', lambda seen=seen: seen)
+        with progress_bar(3) as bar: assert bar.total == 3 and isinstance(bar, kind)
+
+
+def test_log_lines(capfd, monkeypatch):
+    "A line a minute, and where one is asked for"
+    clock = [0.]
+    monkeypatch.setattr(experiment.time, 'monotonic', lambda: clock[0])
+    with LogLines(200) as bar:
+        bar.set_description('training', refresh=False)
+        for _ in range(100):
+            clock[0] += 1.5
+            bar.update()
+        assert capfd.readouterr().err == 'training, 20% after 1 min\ntraining, 40% after 2 min\n'
+        bar.set_description('measuring')
+    assert capfd.readouterr().err == 'measuring, 50% after 2 min\n'
+
+
+# damage
+
+@pytest.fixture
+def whole(tmp_path):
+    return run(CONFIG, tmp_path / 'whole')
+
+
+def rewritten(folder, name, change):
+    "A table with a change, and a manifest that vouches for it"
+    table = pd.read_parquet(folder / name)
+    change(table).to_parquet(folder / name)
+    manifest = {key: value for key, value in read_manifest(folder, verify=False).items() if key != 'files'}
+    write_manifest(folder, manifest, (*TABLES, 'networks.safetensors'))
+
+
+def test_whole_run(whole):
+    assert damages(whole) == {}
+
+
+@pytest.mark.parametrize('name, change, reason', [
+    ('metrics.parquet', lambda table: table.assign(value=np.nan), 'holds numbers that are not finite: value'),
+    ('history.parquet', lambda table: table.assign(loss=np.inf), 'holds numbers that are not finite: loss'),
+    ('metrics.parquet', lambda table: table.drop(columns=['q', 'seed']), 'lacks the columns q, seed')])
+def test_content_with_the_right_checksum(whole, name, change, reason):
+    rewritten(whole, name, change)
+    assert damages(whole) == {whole / name: reason}
+
+
+@pytest.mark.parametrize('name', ['metrics.parquet', 'networks.safetensors'])
+def test_unreadable_with_the_right_checksum(whole, name):
+    (whole / name).write_text('nonsense')
+    write_manifest(whole, {'config': {}}, (*TABLES, 'networks.safetensors'))
+    (path, reason), = damages(whole).items()
+    assert path == whole / name and reason.startswith('cannot be read: ')
+
+
+def test_weights_that_are_not_finite(whole):
+    networks = load_networks(whole / 'networks.safetensors')
+    networks['standard'].weights['W_sparse'][0, 0, 0, 0] = torch.nan
+    save_networks(networks, whole / 'networks.safetensors')
+    write_manifest(whole, {'config': {}}, (*TABLES, 'networks.safetensors'))
+    assert damages(whole) == {
+        whole / 'networks.safetensors': 'holds numbers that are not finite: standard.W_sparse'}
+
+
+def test_manifest_that_vouches_for_too_little(whole):
+    write_manifest(whole, {'config': {}}, ['metrics.parquet'])
+    assert damages(whole) == dict.fromkeys(
+        (whole / 'history.parquet', whole / 'networks.safetensors'), 'is not in the manifest')

@@ -27,12 +27,11 @@ from modspec.experiment import (
     read_table,
     write_manifest,
 )
-from modspec.sweep import SweepConfig, collect_sweep, draw_figures, load_config, planned
+from modspec.sweep import SweepConfig, collect_sweep, draw_figures, load_config, planned, verify
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS, MANIFEST = 'networks.safetensors', 'manifest.json'
 FLIPS = 60
-damages = pytest.mark.provokes('damaged results', rounds=FLIPS)
 
 
 @pytest.fixture(scope='module')
@@ -74,16 +73,18 @@ def flipped(content, rng):
 DAMAGE = {'flipped': flipped, 'truncated': lambda content, rng: content[:rng.randrange(1, len(content))],
           'longer': lambda content, rng: content + rng.randbytes(3), 'empty': lambda content, rng: b'',
           'zeroed': lambda content, rng: bytes(len(content))}
+ROUNDS = {damage: FLIPS if damage in ('flipped', 'truncated') else 1 for damage in DAMAGE}
+every_damage = pytest.mark.parametrize('damage', [
+    pytest.param(damage, marks=pytest.mark.provokes('damaged results', rounds=n)) for damage, n in ROUNDS.items()])
 
 
-@damages
-@pytest.mark.parametrize('damage', DAMAGE)
+@every_damage
 @pytest.mark.parametrize('name', [*TABLES, WEIGHTS])
 def test_damaged_run(there, name, damage):
     "Refused by whatever reads the run, with the path; the sweep is not collected without it either"
     rng, path = random.Random(0), RUN / name
     content = path.read_bytes()
-    for _ in range(FLIPS if damage in ('flipped', 'truncated') else 1):
+    for _ in range(ROUNDS[damage]):
         path.write_bytes(DAMAGE[damage](content, rng))
         refused(lambda: read_manifest(RUN), str(path), 'SHA-256', 'run again')
         refused(lambda: collect([RUN], 'metrics'), str(path))
@@ -94,20 +95,19 @@ def test_damaged_run(there, name, damage):
     assert contents(there) == before
 
 
-@damages
-@pytest.mark.parametrize('damage', DAMAGE)
+@every_damage
 def test_damaged_manifest(there, damage):
     "Also its numbers, which no other file repeats. Only the name of its own checksum may change, and is then unknown"
     rng, path = random.Random(1), RUN / MANIFEST
     content = path.read_bytes()
-    for _ in range(3 * FLIPS if damage in ('flipped', 'truncated') else 1):
+    for _ in range(ROUNDS[damage]):
         path.write_bytes(DAMAGE[damage](content, rng))
         if b'"sha256"' not in path.read_bytes(): continue
         refused(lambda: read_manifest(RUN), str(path), 'damaged')
         refused(lambda: collect_sweep('sweep.yaml', 'results'), str(path))
 
 
-@damages
+@pytest.mark.provokes('damaged results', rounds=FLIPS)
 @pytest.mark.parametrize('name', TABLES)
 def test_damaged_tables_of_a_sweep(there, name):
     "Claims and figures are not made of them; the sweep itself makes them anew from its runs"
@@ -143,6 +143,40 @@ def test_weights_without_their_manifest(there):
     for n in (0, 5, 8, 100, len(content) - 1):
         path.write_bytes(content[:n])
         refused(lambda: load_networks(path), str(path), 'holds no networks')
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('damaged results', rounds=8 * (FLIPS + 5))
+def test_verify_finds_every_damage(there):
+    "One file at a time, of a run and of the tables; `modspec verify` names it, and nothing else"
+    assert verify('results')[1] == {}
+    rng = random.Random(3)
+    for path in sorted(path for folder in (RUN, Path('results')) for path in folder.iterdir() if path.is_file()):
+        content = path.read_bytes()
+        for _ in range(FLIPS):
+            path.write_bytes(flipped(content, rng))
+            assert path in verify('results')[1], path
+        for damage in ('truncated', 'longer', 'empty', 'zeroed'):
+            path.write_bytes(DAMAGE[damage](content, rng))
+            assert list(verify('results')[1]) == [path]
+            if damage == 'truncated':
+                answer = CliRunner().invoke(app, ['verify', 'results'])
+                assert answer.exit_code == 1 and answer.stdout.startswith(f'{path}: ')
+        path.unlink()
+        assert path in verify('results')[1]
+        path.write_bytes(content)
+    assert verify('results')[1] == {} and CliRunner().invoke(app, ['verify', 'results']).exit_code == 0
+
+
+@pytest.mark.provokes('damaged results', rounds=2)
+def test_verify_finds_what_a_checksum_does_not(there):
+    "A table of another run, and one without a column, which a manifest vouches for"
+    other = RUN.with_name('p=0.01,seeds=0-0')
+    shutil.copy(other / 'metrics.parquet', RUN)
+    assert list(verify('results')[1]) == [RUN / 'metrics.parquet']
+    pd.read_parquet(other / 'metrics.parquet').drop(columns='value').to_parquet(RUN / 'metrics.parquet')
+    vouched(RUN)
+    assert verify('results')[1] == {RUN / 'metrics.parquet': 'lacks the columns value'}
 
 
 # data
@@ -355,7 +389,7 @@ def test_cells_tagged_otherwise(tmp_path, monkeypatch, tagged):
         cells[at].metadata['tags'] = {'no': [], 'misspelt': ['parameter'], 'two': ['parameters']}[tagged]
         if tagged == 'two': cells[at + 1].metadata['tags'] = ['parameters']
         nbformat.write(notebook, tmp_path / source.name)
-        monkeypatch.setattr(sweep.papermill, 'execute_notebook', lambda *_, **__: pytest.fail('executed'))
+        monkeypatch.setattr('papermill.execute_notebook', lambda *_, **__: pytest.fail('executed'))
         with pytest.raises(ResultError, match=r'has [02] cells tagged "parameters", not one'):
             sweep.execute(tmp_path / source.name, tmp_path / 'out.ipynb', {'out': 'x'})
 

@@ -77,6 +77,7 @@ def assert_refused(answer, name, folder, files):
     assert sorted(path.name for path in folder.rglob('*')) == files
 
 
+@pytest.mark.slow
 @provokes
 @many
 @given(st.sampled_from(['sparsity', 'seeds', 'seeds_per_run', 'dataset', 'architecture', *NAMED]), anything)
@@ -106,6 +107,7 @@ OPTIONS = {'sparsity': number, 'seeds': whole, 'first_seed': whole, 'epochs': wh
            'dataset': str, 'architecture': str}
 
 
+@pytest.mark.slow
 @provokes
 @many
 @given(st.sampled_from(list(OPTIONS)), words)

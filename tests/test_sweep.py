@@ -1,6 +1,7 @@
 """Sweeps: configurations that are refused, runs that fail, and tables that are never of another sweep"""
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,6 @@ from dataclasses import replace
 from functools import partial
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -251,6 +251,7 @@ REFUSED = {  # text of the file: what the message says
 }
 
 
+@pytest.mark.provokes('illegal values')
 @pytest.mark.parametrize('text', REFUSED)
 def test_configuration_is_refused(tmp_path, monkeypatch, text):
     "in one line that begins with the file's name, says what it holds and what is legal"
@@ -286,6 +287,7 @@ def refused(action, message, *, error=ValueError, unchanged):
     assert (contents(unchanged), sorted(unchanged.rglob('*'))) == before and '\n' not in str(caught.value)
 
 
+@pytest.mark.provokes('illegal values')
 @pytest.mark.usefixtures('no_kernel')
 def test_run_notebook_refuses(tmp_path, monkeypatch):
     "before a kernel starts, and leaves not even an empty folder"
@@ -308,6 +310,7 @@ def test_run_notebook_refuses(tmp_path, monkeypatch):
     check(lambda: run_notebook(CONFIG, tmp_path / 'done'), 'notebook.ipynb has SHA-256 no file.*run again')
 
 
+@pytest.mark.provokes('illegal values')
 @pytest.mark.usefixtures('no_kernel')
 def test_run_sweep_refuses(there, monkeypatch):
     "before Snakemake starts"
@@ -347,6 +350,7 @@ def test_notebook_parameters_say_what_differs():
     assert notebook_parameters(replace(paper, sparsity=(0.1, 1.), first_seed=5), Path('out'), 'cpu', 1) == several
 
 
+@pytest.mark.provokes('parameters tag')
 def test_seal(tmp_path):
     "takes the notebook into the manifest, of the right run only"
     experiment.run(CONFIG, tmp_path)
@@ -439,6 +443,7 @@ def test_kernels_of_parallel_runs_share_no_socket(there):
     assert {path.name for path in there.iterdir()} == {'notebook.ipynb', 'a.ipynb', 'b.ipynb'}
 
 
+@pytest.mark.provokes('parameters tag')
 def test_misspelt_parameter_is_refused(tmp_path):
     "where papermill would only warn"
     for notebook in ('runs/sparsity', 'figures/accuracy'):
@@ -448,7 +453,7 @@ def test_misspelt_parameter_is_refused(tmp_path):
 
 
 def test_no_checkout(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, 'find_spec', lambda name: SimpleNamespace(origin=str(tmp_path / name / '__init__.py')))
+    monkeypatch.setattr(sweep.resources, 'files', lambda name: tmp_path / name)
     with pytest.raises(ResultError, match='is no checkout of modspec; clone the repository and install'): repository()
 
 
@@ -776,6 +781,7 @@ def bars(monkeypatch):
             super().__init__(*args, **kwargs | dict(disable=False, file=StringIO()))
             made.append(self)
     monkeypatch.setattr(sweep, 'tqdm', Bar)
+    monkeypatch.setattr(sweep, 'watched', lambda: True)
     return made
 
 
@@ -833,4 +839,75 @@ def test_a_log_gets_a_line_per_finished_run(tmp_path, capfd):
     with sweep_progress(folders, 'mine'):
         assert capfd.readouterr().err == ''
         (folders[1] / 'manifest.json').touch()
-    assert capfd.readouterr().err == 'mine: 2 of 3 runs done\n'
+    assert capfd.readouterr().err == 'mine: 2 of 3 runs done, 67% after 0 min\n'
+
+
+def test_a_log_gets_a_line_from_time_to_time(tmp_path, capfd, monkeypatch):
+    "also while no run ends, and of one run; nothing else is written"
+    monkeypatch.setattr(sweep.LogLines, 'every', 0.)
+    path = progress_file(tmp_path / 'a')
+    said = ''
+    with shown_progress(path):
+        path.write_text(json.dumps(dict(n=5, total=10, text='half')))
+        while not said: said = capfd.readouterr().err
+    assert set(said.splitlines()) <= {'starting, 0% after 0 min', 'half, 50% after 0 min'} and said.endswith('\n')
+    path.write_text(json.dumps(dict(n=5, total=10, text='half')))
+    with sweep_progress([tmp_path / 'a', tmp_path / 'b'], 'mine'): pass
+    assert set(capfd.readouterr().err.splitlines()) == {'mine: 0 of 2 runs done, 25% after 0 min'}
+
+
+# verify
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "Results of a small sweep; nobody writes into them"
+    folder = tmp_path_factory.mktemp('whole')
+    return swept(write_config(folder / 'sweep.yaml'), folder / 'results')
+
+
+@pytest.fixture
+def results(whole, tmp_path):
+    "The same, to be damaged"
+    return shutil.copytree(whole, tmp_path / 'results')
+
+
+def test_whole_results(results):
+    folders, wrong = sweep.verify(results)
+    assert wrong == {} and folders == [results, *sorted((results / 'runs').iterdir())]
+    run = results / 'runs' / 'p=0.01,seeds=0-0'
+    assert sweep.verify(run) == ([run], {})
+    shutil.rmtree(results / 'runs')  # the tables alone, as in the repository
+    assert sweep.verify(results) == ([results], {})
+
+
+def test_everything_damaged_is_named(results):
+    first, second = sorted((results / 'runs').iterdir())
+    (results / 'history.parquet').unlink()
+    with open(first / 'networks.safetensors', 'r+b') as file: file.write(b'XX')
+    with open(first / 'metrics.parquet', 'r+b') as file: file.truncate(100)
+    (second / 'manifest.json').write_text('{')
+    (results / 'runs' / 'p=1.0,seeds=1-1.failed').mkdir(), (results / 'runs' / '.p=1.0.attempt-1').mkdir()
+    _, wrong = sweep.verify(results)
+    assert list(wrong) == [results / 'history.parquet', first / 'metrics.parquet', first / 'networks.safetensors',
+                           second / 'manifest.json']
+    reasons = ['is missing', 'has 100 bytes with SHA-256 ', ' expected ', 'is damaged']
+    assert all(part in reason for part, reason in zip(reasons, wrong.values()))
+
+
+def test_run_without_a_folder_is_named(results):
+    shutil.rmtree(results / 'runs' / 'p=1.0,seeds=0-0')
+    assert list(sweep.verify(results)[1]) == [results / 'runs' / 'p=1.0,seeds=0-0' / 'manifest.json']
+
+
+def test_unfinished_sweep_lacks_its_tables(results):
+    (results / 'manifest.json').unlink()
+    assert list(sweep.verify(results)[1]) == [results / 'manifest.json']
+
+
+def test_verify_wants_results(tmp_path):
+    with pytest.raises(ResultError, match='holds no results: neither manifest.json nor runs'): sweep.verify(tmp_path)
+
+
+def test_committed_results_are_whole():
+    "what the figures and claims of the paper are read from"
+    assert sweep.verify(repository() / 'results' / 'paper')[1] == {}
