@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from glob import escape
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
 import yaml
@@ -65,12 +66,12 @@ def execute(
     values:dict, # Its parameters
 )->None:
     "Execute a notebook with papermill; `RunFailed` with the error of the cell that failed"
-    import papermill # here, for it takes a second to load
+    import nbformat, papermill # here, for they take a second to load
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-    names = list(papermill.inspect_notebook(notebook))
-    if not names: raise ResultError(f'{notebook} has no cell tagged "parameters": it would run with its defaults')
-    known(values, names, f'parameter of {notebook.name}:')
+    n_tagged = sum('parameters' in cell.metadata.get('tags', []) for cell in nbformat.read(notebook, 4).cells)
+    if n_tagged != 1: raise ResultError(f'{notebook} has {n_tagged} cells tagged "parameters", not one: it would run with its defaults')
+    known(values, list(papermill.inspect_notebook(notebook)), f'parameter of {notebook.name}:')
     try:
         with private_sockets() as config:
             papermill.execute_notebook(notebook, target, values, kernel_name='python3', progress_bar=False, config=config,
@@ -306,13 +307,15 @@ def snakemake_command(
     anew:bool=False, # Make the tables anew although they are there?
 )->list[str]:
     "The command line that computes a sweep"
+    if set('{}') & set(str(results)): raise ResultError(f'{results} cannot hold a sweep: Snakemake needs the braces; choose another with --out')
     more = ['--profile', str(profile)] if profile else []
     if dry_run: more += ['--dry-run', '--quiet', 'host', 'reason']
     if anew: more += ['--forcerun', 'collect']
     return [sys.executable, '-m', 'snakemake', '--snakefile', str(repository() / 'workflow' / 'Snakefile'),
             '--cores', str(cores), '--keep-going', '--retries', '1', '--rerun-incomplete',
-            '--rerun-triggers', 'mtime', 'input', '--nolock', *more, '--config', f'sweep={config}', f'results={results}',
-            f'device={device}']
+            '--rerun-triggers', 'mtime', 'input', '--nolock', *more, '--config',
+            *(f'{name}={quote(os.path.join(".", path))}' for name, path in dict(sweep=config, results=results).items()),
+            f'device={device}'] # quoted: Snakemake would read a folder named 007 as the number 7, and a: b as a mapping
 
 def run_sweep(
     config:str|Path, # The sweep's YAML file

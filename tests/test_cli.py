@@ -202,6 +202,7 @@ REFUSED = {  # what is added to `modspec run --sparsity 0.1 --out out`: what the
                             'MNIST/raw, or allow the download (--download)'}
 
 
+@pytest.mark.provokes('illegal values')
 @pytest.mark.parametrize('args', REFUSED, ids=' '.join)
 def test_run_refuses(there, monkeypatch, args):
     "in one line, before a kernel starts, with nothing written"

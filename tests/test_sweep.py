@@ -253,6 +253,7 @@ REFUSED = {  # text of the file: what the message says
 }
 
 
+@pytest.mark.provokes('illegal values')
 @pytest.mark.parametrize('text', REFUSED)
 def test_configuration_is_refused(tmp_path, monkeypatch, text):
     "in one line that begins with the file's name, says what it holds and what is legal"
@@ -288,6 +289,7 @@ def refused(action, message, *, error=ValueError, unchanged):
     assert (contents(unchanged), sorted(unchanged.rglob('*'))) == before and '\n' not in str(caught.value)
 
 
+@pytest.mark.provokes('illegal values')
 @pytest.mark.usefixtures('no_kernel')
 def test_run_notebook_refuses(tmp_path, monkeypatch):
     "before a kernel starts, and leaves not even an empty folder"
@@ -310,6 +312,7 @@ def test_run_notebook_refuses(tmp_path, monkeypatch):
     check(lambda: run_notebook(CONFIG, tmp_path / 'done'), 'notebook.ipynb has SHA-256 no file.*run again')
 
 
+@pytest.mark.provokes('illegal values')
 @pytest.mark.usefixtures('no_kernel')
 def test_run_sweep_refuses(there, monkeypatch):
     "before Snakemake starts"
@@ -349,6 +352,7 @@ def test_notebook_parameters_say_what_differs():
     assert notebook_parameters(replace(paper, sparsity=(0.1, 1.), first_seed=5), Path('out'), 'cpu', 1) == several
 
 
+@pytest.mark.provokes('parameters tag')
 def test_seal(tmp_path):
     "takes the notebook into the manifest, of the right run only"
     experiment.run(CONFIG, tmp_path)
@@ -441,6 +445,7 @@ def test_kernels_of_parallel_runs_share_no_socket(there):
     assert {path.name for path in there.iterdir()} == {'notebook.ipynb', 'a.ipynb', 'b.ipynb'}
 
 
+@pytest.mark.provokes('parameters tag')
 def test_misspelt_parameter_is_refused(tmp_path):
     "where papermill would only warn"
     for notebook in ('runs/sparsity', 'figures/accuracy'):

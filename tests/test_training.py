@@ -400,6 +400,7 @@ odd = st.one_of(st.text(max_size=3), st.booleans(), st.none(), st.floats().map(s
                 st.sampled_from([math.nan, math.inf, -math.inf, 1j, (), [1], {}, np.True_, b'1', torch.ones(2)]))
 
 
+@pytest.mark.provokes('illegal values', rounds=100)
 @given(st.sampled_from(NUMBERS), odd)
 def test_what_is_no_number_is_refused(field, value):
     with pytest.raises(ValueError) as error: Parameters(**{field.name: value})
@@ -408,12 +409,14 @@ def test_what_is_no_number_is_refused(field, value):
     assert str(error.value).endswith(f'got {value!r}')
 
 
+@pytest.mark.provokes('illegal values', rounds=100)
 @given(st.sampled_from(WHOLE), st.floats(allow_nan=True))
 def test_fractions_of_whole_numbers_are_refused(name, value):
     "Also 5.0: it comes from a mistake"
     with pytest.raises(ValueError, match=f'{name} must be a whole number'): Parameters(**{name: value})
 
 
+@pytest.mark.provokes('illegal values', rounds=100)
 @given(st.sampled_from(NUMBERS), st.data())
 def test_range_of_every_number(field, choice):
     least, most, closed = RANGES[field.name]
@@ -427,6 +430,7 @@ def test_range_of_every_number(field, choice):
             Parameters(**{field.name: bad})
 
 
+@pytest.mark.provokes('illegal values')
 @pytest.mark.parametrize('name', CHOICES)
 @pytest.mark.parametrize('value', ['', 'Parity', 'sum', None, 3, ['parity'], True])
 def test_unknown_choice(name, value):
@@ -435,6 +439,7 @@ def test_unknown_choice(name, value):
     assert str(error.value) == f'{name} must be one of {[*CHOICES[name]]}, got {value!r}'
 
 
+@pytest.mark.provokes('illegal values')
 @pytest.mark.parametrize('value', ['true', 'no', '', None, 0, 1, 1., [True], np.True_])
 def test_rewire_is_a_boolean(value):
     with pytest.raises(ValueError, match='rewire must be true or false, got ') as error: Parameters(rewire=value)
