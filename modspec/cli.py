@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'Config', 'Results', 'Threads', 'Device', 'Download', 'FRACTION', 'Out', 'Cores', 'Profile', 'clear_errors',
-           'number', 'whole', 'default_results', 'run', 'sweep', 'status', 'reproduce', 'report_figures', 'figures',
-           'collect', 'claims', 'q']
+           'stopped_cleanly', 'number', 'whole', 'default_results', 'run', 'sweep', 'status', 'reproduce',
+           'report_figures', 'figures', 'collect', 'claims', 'q']
 
 # %% ../nbs/13_cli.ipynb #9a74bc3d
+import signal
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -25,10 +26,23 @@ Extreme sparsity gives rise to functional specialization (Béna & Goodman 2021),
 def clear_errors():
     "Turn the errors that a user can mend into one line and exit code 2, and a failed run into exit code 1"
     from modspec.sweep import RunFailed
-    try: yield
+    try:
+        with stopped_cleanly(): yield
     except (ValueError, OSError, RunFailed) as error:
         typer.echo(f'modspec: {error}', err=True)
         raise typer.Exit(1 if isinstance(error, RunFailed) else 2) from error
+
+# %% ../nbs/13_cli.ipynb #ba920fd3
+@contextmanager
+def stopped_cleanly():
+    "Let SIGTERM leave a command through its `finally` clauses, as Ctrl-C does"
+    def stop(number, _): raise SystemExit(128 + number)
+    before = signal.signal(signal.SIGTERM, stop)
+    try: yield
+    except (KeyboardInterrupt, SystemExit):
+        typer.echo('modspec: stopped; the same command goes on from here', err=True)
+        raise
+    finally: signal.signal(signal.SIGTERM, before)
 
 # %% ../nbs/13_cli.ipynb #ba920fd3
 Config = Annotated[Path, typer.Argument(help='A YAML file that lists sparsities and what is common to all runs, such as config/quick.yaml')]
