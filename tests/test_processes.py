@@ -320,7 +320,7 @@ threading.Thread(target=die, daemon=True).start()
     'memory limit': ("""
 import resource, modspec.experiment
 size = int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGESIZE')
-resource.setrlimit(resource.RLIMIT_AS, [size + 100 * 2**20] * 2)
+resource.setrlimit(resource.RLIMIT_AS, [size + 64 * 2**20] * 2)
 """, 'allocate|memory|Memory')}
 
 
@@ -330,20 +330,20 @@ resource.setrlimit(resource.RLIMIT_AS, [size + 100 * 2**20] * 2)
 def test_kernel_dies_in_a_sweep(there, kernel, family, death):
     """The run is tried once more, then counted as failed, with its notebook and log; another goes on.
 
-    The recurrent matrices of the networks that meet the limit need 64 MB each.
+    The networks that meet the limit need 16 MB for each copy of their recurrent matrix.
     """
     code, reason = DEATHS[death]
     code = ''.join(f'    {line}\n' for line in code.splitlines())
     kernel(f"if 'p=0.5,' in said:\n    tempfile.mkstemp(dir={str(there)!r}, suffix='.attempt')\n{code}")
-    size = dict(n_hidden=2000, n_pairs=4, batch_size=2) if death == 'memory limit' else {}
+    size = dict(n_hidden=1000, n_pairs=4, batch_size=2) if death == 'memory limit' else {}
     config = write_config(sparsities=[0.5, 1.], parameters=TINY | size)
     code, said = modspec('sweep', config, '--out', 'results', '--cores', 2)
     assert code == 1 and '1 of 2 runs did not finish (p=0.5,seeds=0-0); see results/sweep.log' in said
     folder, other = (there / 'results' / 'runs' / f'p={p},seeds=0-0' for p in (0.5, 1.0))
     assert len(list(there.glob('*.attempt'))) == 2
     assert re.search(f'p=0.5 failed, .*({reason})', (there / 'results' / 'logs' / f'{folder.name}.log').read_text())
-    assert {path.name for path in folder.parent.iterdir()} == {folder.name, f'{folder.name}.failed', other.name}
-    assert not list(folder.iterdir()) and folder.with_name(f'{folder.name}.failed').joinpath('notebook.ipynb').exists()
+    assert folder.with_name(f'{folder.name}.failed').joinpath('notebook.ipynb').exists() and not list(folder.glob('*'))
+    nothing_half_done('results')
     assert is_finished(other, load_config(config).runs()[other.name])
     assert sweep_status(config, 'results')['state'].tolist() == ['failed', 'done']
     assert not Path('results/manifest.json').exists() and not family()
@@ -632,7 +632,8 @@ def test_signal_during_a_sweep(there, kernel, family, name, number):
     before = finished_runs('results')
     code, said, seconds = stop(command, number, family)
     assert (code, said) == (SIGNALS[number], STOPPED) and seconds < 30
-    assert {path.name for path in runs[1.0].parent.iterdir()} == {path.name for path in runs.values()}
+    nothing_half_done('results')
+    assert {path.name for path in runs[1.0].parent.iterdir()} <= {path.name for path in runs.values()}
     assert finished_runs('results') == before and not Path('results/manifest.json').exists()
     run_sweep(config, 'results')
     assert {path: found for path, found in finished_runs('results').items() if path in before} == before
