@@ -13,7 +13,7 @@ __all__ = ['METRICS', 'ARCHITECTURES', 'COLUMNS', 'COMPUTING', 'TABLES', 'RUN_FI
 # %% ../nbs/10_experiment.ipynb #c2d2b9cb
 import hashlib, json, os, platform, sys, time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from importlib import resources
@@ -454,7 +454,7 @@ class ProgressFile:
 
     def write(self)->None:
         self.written = time.monotonic()
-        with written_whole(self.path) as temporary:
+        with suppress(OSError), written_whole(self.path) as temporary: # a full disk stops a result, not its progress bar
             temporary.write_text(json.dumps(dict(n=self.n, total=self.total, text=self.text)))
 
     def __enter__(self): return self

@@ -327,6 +327,7 @@ def test_caption(table):
     with pytest.raises(ValueError, match='no trained networks'): figures.caption(table[~table['trained']], CONFIG)
 
 
+@pytest.mark.provokes('divergence')
 def test_failures_are_counted(table):
     "What was asked for and is not in the table: single networks, a whole sparsity; per architecture that is shown"
     lost = (table['seed'] == 1) & (table['sparsity'] == .01)

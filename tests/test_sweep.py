@@ -330,6 +330,7 @@ def test_run_sweep_refuses(there, monkeypatch):
     check(lambda: run_sweep('sweep.yaml', 'done'), 'p=1.0,seeds=0-0/metrics.parquet has SHA-256 .*run again')
 
 
+@pytest.mark.provokes('two sweeps')
 @pytest.mark.usefixtures('no_kernel')
 def test_run_sweep_leaves_other_results_alone(there):
     "A sweep that shares no run with the one in the folder, and the folder of a single run"
@@ -385,6 +386,7 @@ def test_run_notebook_puts_a_run_in_its_place(tmp_path, monkeypatch, link):
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != 'out.failed') == ['out', 'real'] if link else ['out']
 
 
+@pytest.mark.provokes('killed sweep')
 def test_killed_attempts_are_removed(tmp_path):
     "those of this run whose process is gone; nothing of a process that lives, nor of anybody else"
     out, others = tmp_path / 'out', [tmp_path / name for name in ('.out.mine', '.out2.attempt-1', '.outattempt-1')]
@@ -402,6 +404,7 @@ def test_killed_attempts_are_removed(tmp_path):
     assert set(tmp_path.iterdir()) == {*others}
 
 
+@pytest.mark.provokes('killed sweep')
 def test_what_a_killed_run_said_is_forgotten(tmp_path, bars):
     path = tmp_path / '.out.progress.json'
     path.write_text(json.dumps(dict(n=9, total=10, text='before')))
@@ -421,6 +424,7 @@ def test_run_of_another_configuration_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / 'out' / 'manifest.json').exists() and (tmp_path / 'out.failed' / 'notebook.ipynb').exists()
 
 
+@pytest.mark.provokes('killed kernel')
 def test_kernel_that_dies(tmp_path, checkout):
     "is a failed run, although its notebook holds no error"
     checkout('import os, signal\nos.kill(os.getpid(), signal.SIGKILL)')
@@ -430,6 +434,7 @@ def test_kernel_that_dies(tmp_path, checkout):
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != 'out') == ['checkout', 'out.failed']
 
 
+@pytest.mark.provokes('two sweeps')
 def test_kernels_of_parallel_runs_share_no_socket(there):
     "whatever folder they are started in"
     notebook = nbformat.read(repository() / 'nbs' / 'runs' / 'sparsity.ipynb', 4)
@@ -515,6 +520,7 @@ def test_collected_sweep_is_recognized(there):
             is_collected(results, load_config(write_config(Path('other.yaml'), **other)))
 
 
+@pytest.mark.provokes('order and processes')
 @pytest.mark.parametrize('name', ['metrics', 'history'])
 def test_tables_do_not_depend_on_packing(there, name):
     "The same rows in the same order, sorted by sparsity, architecture and seed"
@@ -621,6 +627,7 @@ def test_failed_sweep_names_its_runs(there, monkeypatch):
         run_sweep('sweep.yaml', 'results')
 
 
+@pytest.mark.provokes('killed kernel')
 def test_failed_run_does_not_stop_the_others(there, monkeypatch):
     """It is tried twice, keeps its notebook and is named at the end.
 
@@ -659,6 +666,7 @@ def until(true):
         time.sleep(0.05)
 
 
+@pytest.mark.provokes('killed sweep')
 def test_killed_sweep_goes_on(there):
     "Snakemake and its runs die in the middle; the same command ends with the tables of a sweep that nobody interrupted"
     write_config(there / 'sweep.yaml')

@@ -299,6 +299,7 @@ def test_least_sizes_can_be_trained(name):
 
 # losses that are not finite
 
+@pytest.mark.provokes('divergence')
 def test_poisoned_network_is_named():
     for value in (math.nan, math.inf):
         ensemble = small()
@@ -307,6 +308,7 @@ def test_poisoned_network_is_named():
             train(ensemble, DIGITS, SHORT)
 
 
+@pytest.mark.provokes('divergence')
 def test_overflow_is_named():
     ensemble = small()
     for name in ('W_hr', 'b_hr'): ensemble.weights[name][2] *= 1e39
@@ -314,6 +316,7 @@ def test_overflow_is_named():
         train(ensemble, DIGITS, SHORT)
 
 
+@pytest.mark.provokes('divergence')
 @pytest.mark.parametrize('step', [1, 60, 120])
 def test_epoch_and_step_are_named(monkeypatch, step):
     "In the second epoch of 120 steps, which is the last"
