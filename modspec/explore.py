@@ -213,16 +213,16 @@ def draw_response(
         left=0.02, right=0.985, bottom=0.13, top=0.79, hspace=0.35, wspace=0.2))
     side = int(images.shape[1] ** 0.5)
     for n, (image, states, bars) in enumerate(axes):
-        image.imshow(images[n].view(side, side), cmap='gray_r')
+        image.imshow(images[n].view(side, side).numpy(), cmap='gray_r')
         image.set(xticks=[], yticks=[], title=f'image {n}: a {shown[n]}')
-        states.imshow(now.states[:, n], cmap='RdBu_r', vmin=-1, vmax=1, aspect='auto', interpolation='nearest')
+        states.imshow(now.states[:, n].numpy(), cmap='RdBu_r', vmin=-1, vmax=1, aspect='auto', interpolation='nearest')
         states.set(ylabel='step', yticks=range(len(now.states)), yticklabels=range(1, len(now.states) + 1), xticks=[])
         states.set_title(f'states of sub-network {n}', color=COLORS[f'sub-network {n}'])
-        draw_readout(bars, now.readouts[n], whole.readouts[n], COLORS[f'sub-network {n}'])
+        draw_readout(bars, now.readouts[n].numpy(), whole.readouts[n].numpy(), COLORS[f'sub-network {n}'])
         name = 'is silent' if n in parts else 'decides' if n == now.decider else 'does not decide'
         bars.set_title(f'read-out: sub-network {n} {name}', fontweight='bold' if n == now.decider else None)
-    low, high = whole.readouts.min().item(), whole.readouts.max().item()
-    for bars in axes[:, 2]: bars.set_ylim(1.2 * min(low, 0) - 0.5, 1.2 * high + 0.5)
+    drawn = torch.cat([whole.readouts, now.readouts[now.readouts.isfinite().all(1)]])
+    for bars in axes[:, 2]: bars.set_ylim(drawn.min().item() - 0.5, drawn.max().item() + 0.5)
     states.set(xlabel='unit', xticks=range(0, now.states.shape[2], 20))
     bars.set(xlabel='digit', xticks=range(len(now.readouts[0])))
     fig.suptitle(verdict(now, whole, target), x=0.02, y=0.98, ha='left', fontsize=10)
@@ -231,12 +231,12 @@ def draw_response(
 # %% ../nbs/explore.ipynb #4c76e698
 def draw_readout(
     ax:Axes, # Drawn on
-    now:Tensor, # Read-out, shape (classes,); nothing is drawn where it is -inf
-    whole:Tensor, # The same before anything was silenced
+    now:np.ndarray, # Read-out, shape (classes,); nothing is drawn if it is -inf
+    whole:np.ndarray, # The same before anything was silenced
     color:str, # Of the sub-network
 )->None:
     "A read-out as bars, the largest one full, over the outline of what it was"
-    if now.isfinite().all():
+    if np.isfinite(now).all():
         shades = [to_rgba(color, 1 if k == now.argmax() else 0.4) for k in range(len(now))]
         ax.bar(range(len(now)), now, color=shades)
     ax.bar(range(len(whole)), whole, fill=False, edgecolor='0.5', linewidth=0.6)
@@ -263,7 +263,7 @@ def response_panel(
     "`draw_response` with a choice of network, of the pair, and of what is silenced"
     pairs = held_out_pairs(dataset.test)
     pair = widgets.BoundedIntText(value=0, max=pairs.shape[1] - 1, description='pair')
-    parts = widgets.SelectMultiple(rows=7, description='silence', layout=dict(width='400px'))
+    parts = widgets.SelectMultiple(rows=7, description='silence', layout=dict(width='430px'))
     image = widgets.Image()
     def show(_=None):
         index = pairs[:, pair.value]
@@ -274,7 +274,7 @@ def response_panel(
     choice.observe(renew, 'value')
     for widget in (pair, parts): widget.observe(show, 'value')
     renew()
-    hint = widgets.HTML('Ctrl-click (⌘-click) to silence several parts, or to give a part its voice back.')
+    hint = widgets.HTML('Ctrl-click (⌘-click): several parts, or none.')
     return widgets.VBox([widgets.HBox([widgets.VBox([choice, pair, hint]), parts]), image])
 
 # %% ../nbs/explore.ipynb #923c36d9

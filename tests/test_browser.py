@@ -84,7 +84,7 @@ class Explorer:
         self.page = page
         page.set_default_timeout(60_000)
         page.goto(address)
-        page.locator('.jp-Notebook .jp-CodeCell').first.wait_for()
+        page.locator('#jp-main-statusbar').get_by_text('| Idle').wait_for()  # the kernel is there
         page.get_by_role('menuitem', name='Run', exact=True).click()
         page.get_by_role('menuitem', name='Run All Cells', exact=True).click()
         self.button.wait_for(timeout=180_000)
@@ -92,9 +92,6 @@ class Explorer:
 
     @property
     def button(self): return self.page.get_by_role('button', name='train a fresh network')
-
-    @property
-    def choice(self): return self.page.locator('.widget-dropdown select')
 
     def idle(self) -> None:
         "Wait until every cell has run"
@@ -131,8 +128,14 @@ class Explorer:
         self.panel('response').locator('select[multiple]').select_option(label=list(parts))
         self.changed('response', before)
 
+    def show(self, pair: int) -> None:
+        before = self.picture('response')
+        self.panel('response').locator('input[type=number]').fill(f'{pair}')
+        self.panel('response').locator('input[type=number]').press('Enter')
+        self.changed('response', before)
+
     def train(self) -> list[str]:
-        "Press the button; all pictures until it can be pressed again"
+        "Press the button; all pictures until it can be pressed again and the new network is chosen"
         self.button.click()
         pictures = [self.picture('training')]
         end = time.monotonic() + 120
@@ -140,6 +143,9 @@ class Explorer:
             assert time.monotonic() < end, 'the training does not end'
             if now != pictures[-1]: pictures.append(now)
             time.sleep(0.02)
+        self.page.wait_for_function("() => document.querySelector('.widget-dropdown select')"
+                                    ".selectedOptions[0].textContent.startsWith('fresh,')")
+        self.page.locator('#jp-main-statusbar').get_by_text('| Idle').wait_for()
         return pictures
 
     def complaints(self) -> list[str]:
@@ -187,11 +193,16 @@ def test_silence_changes_the_answer(shown):
     assert len(set(pictures)) == 5 and shown.complaints() == []
 
 
+def test_other_pairs(shown):
+    before = shown.picture('response')
+    shown.show(pair=1)
+    assert shown.picture('response') != before and shown.complaints() == []
+
+
 def test_button_trains(shown):
-    "with a curve that grows while it does; the new network can then be chosen"
+    "with a curve that grows while it does; the new network is then the one in the panel above"
     pictures = shown.train()
     assert len(pictures) > 3 and shown.complaints() == []
-    assert shown.choice.evaluate('select => select.selectedOptions[0].textContent').startswith('fresh, p = ')
 
 
 def test_nothing_is_wider_than_the_screen(shown):
@@ -204,10 +215,9 @@ def take_pictures(images: Path) -> None:
     "The pictures that stand in for the panels where widgets cannot run"
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder, explorer(Path(folder)) as page:
         page.move('ArrowLeft', 2)
-        page.silence('sub-network 1')
         page.train()
-        page.choice.select_option(label='p = 0.01')
-        page.silence('sub-network 1')
+        page.show(pair=5)
+        page.silence('all connections 0 → 1')
         for name in PANELS: page.panel(name).screenshot(path=images / f'explorer_{name}.png')
 
 
