@@ -8,7 +8,7 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # One thread per process: two PyTorch threads that share a busy core spin instead of working.
 RUN_ONE_THREAD := OMP_NUM_THREADS=1 $(RUN)
 
-.PHONY: help env figures test lab docs clean
+.PHONY: help env figures test bench lab docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ test: env ## check that code and notebooks agree, lint, check types, run every n
 	@$(RUN_ONE_THREAD) nbdev_test --n_workers 2
 	@echo "== tests"
 	@$(RUN_ONE_THREAD) python -m pytest
+
+bench: env ## measure speed: throughput, memory, times of metrics and sweeps (half an hour, MNIST, an idle machine)
+	@$(RUN) python -m benchmarks.bench
 
 lab: env ## open the chapters in JupyterLab
 	@$(RUN) jupyter lab --notebook-dir=nbs

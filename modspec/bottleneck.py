@@ -41,7 +41,7 @@ def readout_gradient(
     slope = logs.exp_().scatter_add_(3, index, torch.full_like(index, -1, dtype=W.dtype))
     return loss, ((slope.flatten(2, 3) / x.shape[3]) @ x.mT).view_as(W)
 
-# %% ../nbs/05_bottleneck.ipynb #2b31116c
+# %% ../nbs/05_bottleneck.ipynb #b31bd8e3
 def retrain_readouts(
     states:Tensor, # Frozen states, shape (networks, sub-networks, units, pairs)
     shown:Tensor, # Digits, shape (networks, pairs, sub-tasks)
@@ -72,7 +72,7 @@ def retrain_readouts(
         optimizer.lr *= parameters.readout_decay
     return W.split([units, 1], 4)
 
-# %% ../nbs/05_bottleneck.ipynb #b31bd8e3
+# %% ../nbs/05_bottleneck.ipynb #b9fb845b
 def readout_accuracy(
     W:Tensor, # Shape (networks, sub-networks, sub-tasks, classes, units)
     b:Tensor, # Shape (networks, sub-networks, sub-tasks, classes, 1)
@@ -83,7 +83,7 @@ def readout_accuracy(
     answer = torch.stack([(W[:, :, k] @ states + b[:, :, k]).argmax(2) for k in range(W.shape[2])], 2)
     return (answer == shown.transpose(1, 2)[:, None]).float().mean(3)
 
-# %% ../nbs/05_bottleneck.ipynb #b9fb845b
+# %% ../nbs/05_bottleneck.ipynb #90cec475
 def bottleneck_metric(
     ensemble:Ensemble, # Networks; with the bottleneck for the paper's metric
     dataset:Dataset, # Data on the same device

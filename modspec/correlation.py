@@ -19,13 +19,14 @@ from .training import Parameters, final_states
 # %% ../nbs/07_correlation.ipynb #bab5ec13
 def standardize(
     h:Tensor, # States, shape (networks, sub-networks, units, pairs)
+    first:int=0, # Number of the first of these networks, for the message
 )->Tensor: # float64, same shape, each state with mean 0 and norm 1 over its units
     "Center and normalize each state; `ValueError` for a state that does not vary over units or is not finite"
     h = h.double()
     centered = h - h.mean(2, keepdim=True)
     norm = centered.norm(dim=2, keepdim=True)
     bad = (~(norm > 1e-12 * (1 + h.abs().amax(2, keepdim=True)))).nonzero()
-    if len(bad): raise ValueError(f'network {bad[0, 0]}, sub-network {bad[0, 1]}: a state that is the same in all units, '
+    if len(bad): raise ValueError(f'network {first + bad[0, 0]}, sub-network {bad[0, 1]}: a state that is the same in all units, '
                                   'or not finite, has no correlation')
     return centered / norm
 
@@ -95,9 +96,11 @@ def correlation_metric(
     *, bar:tqdm|None=None, # Not used
 )->dict[str, Tensor]: # 'correlation' and 'cka': M(n, k), and 'correlation_base' of shape (networks, sub-networks, 1)
     "Mean Pearson correlation and CKA of states that share a digit (paper, section Correlation metric and appendix)"
-    h, shown = hidden_on_test(ensemble, dataset.test)
-    z, n_classes = standardize(h), ensemble.architecture.n_classes
-    per_task = [mean_correlation(z, classes, n_classes) for classes in shown.T]
-    base = mean_correlation(z, torch.zeros_like(shown[:, 0]), 1)
-    cka = [conditioned_cka(h, classes, seeds=ensemble.seeds) for classes in shown.T]
-    return {'correlation': torch.stack(per_task, 2), 'correlation_base': base[..., None], 'cka': torch.stack(cka, 2)}
+    (stack, shown), n_classes, found = hidden_on_test(ensemble, dataset.test), ensemble.architecture.n_classes, []
+    for k, (h, seed) in enumerate(zip(stack.split(1), ensemble.seeds)): # one by one: copies of a stack take gigabytes
+        z = standardize(h, first=k)
+        per_task = [mean_correlation(z, classes, n_classes) for classes in shown.T]
+        base = mean_correlation(z, torch.zeros_like(shown[:, 0]), 1)
+        cka = [conditioned_cka(h, classes, seeds=(seed,)) for classes in shown.T]
+        found.append(dict(correlation=torch.stack(per_task, 2), correlation_base=base[..., None], cka=torch.stack(cka, 2)))
+    return {name: torch.cat([one[name] for one in found]) for name in found[0]}

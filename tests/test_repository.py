@@ -1,4 +1,4 @@
-"""The repository around the code: site configuration, versions, and what the stored notebooks may hold."""
+"""The repository around the code: versions, and what the stored notebooks may hold."""
 
 import json
 import re
@@ -23,21 +23,6 @@ def name(path: Path) -> str:
 def cells(path: Path) -> list[dict]:
     "All cells of a notebook"
     return json.loads(path.read_text(encoding='utf-8'))['cells']
-
-
-def sidebar(entries: list) -> list[str]:
-    "All notebook paths of a Quarto sidebar, in order"
-    return [path for entry in entries for path in (sidebar(entry['contents']) if isinstance(entry, dict) else [entry])]
-
-
-def test_one_site_configuration():
-    link = NBS / '_quarto.yml'
-    assert link.is_symlink() and link.readlink() == Path('../_quarto.yml')
-
-
-def test_sidebar_lists_every_notebook_once():
-    config = yaml.safe_load((ROOT / '_quarto.yml').read_text(encoding='utf-8'))
-    assert sorted(sidebar(config['website']['sidebar']['contents'])) == sorted(map(name, NOTEBOOKS))
 
 
 def test_citation_names_the_version():

@@ -1,0 +1,247 @@
+"""What is measured inside a process of its own, which has a fixed number of threads and a memory to itself
+
+Each function gives back the rows of one table. `python -m benchmarks.cells NAME THREADS SETTINGS` prints them as JSON;
+the settings are JSON too. The benchmark starts these processes and joins their rows.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import product
+
+import torch
+from tqdm import tqdm
+
+from benchmarks import reference
+from benchmarks.clock import (
+    alternate,
+    calibrated,
+    peak_memory,
+    product_clock,
+    seconds_of,
+    spread,
+    training_clock,
+)
+from benchmarks.operations import Product, flops_per_pair, step_products
+from modspec.data import Dataset, generators, load_dataset
+from modspec.experiment import METRICS, RunConfig, compute, make_parameters
+from modspec.network import PRECISIONS, Architecture, Ensemble, init_ensemble
+from modspec.training import Parameters, epoch_pairs, evaluate, n_batches, n_training_steps, pairs_per_epoch, train
+
+Rows = list[dict]
+SPARSITY = 0.01  # Of every network whose sparsity is not what is varied
+SQUARES = dict(cpu=(512, 1024), cuda=(2048, 8192))
+
+
+def build(
+    dataset: Dataset,  # Its number of pixels
+    name: str = 'standard',  # 'standard' or 'bottleneck'
+    networks: int = 10,  # Networks M in the stack
+    *, device: str = 'cpu',  # Where they are
+    sparsity: float = SPARSITY,  # Fraction p of active interconnections
+    parameters: Parameters = Parameters(),  # Sizes and precision
+) -> Ensemble:
+    "Untrained networks"
+    width = parameters.n_bottleneck if name == 'bottleneck' else 0
+    architecture = Architecture(dataset.n_pixels, n_hidden=parameters.n_hidden, n_bottleneck=width,
+                                n_steps=parameters.n_steps, precision=parameters.precision)
+    return init_ensemble(architecture, range(networks), sparsity).to(device)
+
+
+def squares(device: str) -> list[Product]:
+    "Large products, which show what the machine can do"
+    return [Product(f'square {n}', 4, n, n, n) for n in SQUARES[torch.device(device).type]]
+
+
+def product_rates(
+    seconds: dict[str, object],  # Repeated measurements by the name of the product
+    products: list[Product],  # The products
+) -> tuple[float, float]:  # Operations per second
+    "The rate over the products of one step of training, and the largest rate of any product, by medians"
+    medians = {p.name: spread(seconds[p.name], 's')['s'] for p in products}
+    own = [p for p in products if not p.name.startswith('square')]
+    time, operations = sum(p.times * medians[p.name] for p in own), sum(p.times * p.operations for p in own)
+    return operations / time, max(p.operations / medians[p.name] for p in products)
+
+
+def machine(dataset: str, device: str, networks: int, seconds: float, rounds: int, precisions: list[str]) -> Rows:
+    "Rates of batched matrix products: those of a step of training with M networks, and large square ones"
+    architecture, parameters = build(load_dataset(dataset), networks=1).architecture, Parameters()
+    products = step_products(architecture, networks, parameters.batch_size) + squares(device)
+    work = {(p.name, kind): product_clock(p, device, seconds, PRECISIONS[kind])
+            for p in products for kind in precisions}
+    found = alternate(work, rounds)
+    return [dict(product=p.name, precision=kind, batch=p.batch, rows=p.rows, inner=p.inner, columns=p.columns,
+                 per_step=p.times, **spread(p.operations / found[p.name, kind] / 1e9, 'gflops'))
+            for p in products for kind in precisions]
+
+
+def training(dataset: str, device: str, architectures: list[str], networks: list[int], seconds: float, rounds: int,
+             precisions: list[str]) -> Rows:
+    "Throughput of training against the products that the same machine does in the same minutes"
+    data, rows = load_dataset(dataset).to(device), []
+    for architecture, M in product(architectures, networks):
+        stacks = {kind: build(data, architecture, M, device=device, parameters=Parameters(precision=kind))
+                  for kind in precisions}
+        ensemble = stacks[precisions[0]]
+        sizes, k, batch = ensemble.architecture, ensemble.n_connections[0], Parameters().batch_size
+        products = step_products(sizes, M, batch) + squares(device)
+        work = {kind: training_clock(stack, data, Parameters(), seconds) for kind, stack in stacks.items()}
+        work |= {p.name: product_clock(p, device, seconds / 10) for p in products}
+        found = alternate(work, rounds)
+        n_pairs = pairs_per_epoch(data, Parameters())
+        draw = seconds_of(partial(epoch_pairs, data.train.labels, n_pairs, generators(range(M), 'benchmark')), device)
+        rates = product_rates(found, products)
+        for kind in precisions:
+            step = spread(found[kind], 'step_s')
+            per_step = M * batch * flops_per_pair(sizes, k)
+            rows.append(dict(
+                architecture=architecture, networks=M, precision=kind, batch_size=batch, **step, draw_s=draw,
+                network_epochs_per_s=M / (n_batches(n_pairs, batch) * step['step_s'] + draw),
+                gflops=per_step / step['step_s'] / 1e9, gflops_own=rates[0] / 1e9, gflops_largest=rates[1] / 1e9,
+                fraction=per_step / step['step_s'] / rates[1],
+                fraction_full=M * batch * flops_per_pair(sizes) / step['step_s'] / rates[1],
+                products_s=sum(p.times * p.operations for p in products if p.name[:6] != 'square') / rates[0],
+                speedup=spread(found[precisions[0]], 's')['s'] / step['step_s']))
+    return rows
+
+
+def plain_clock(network: reference.Network, dataset: Dataset, parameters: Parameters, seconds: float,
+                train: bool) -> Callable[[], float]:
+    "A measurement of the seconds per step of the plain network, or of its loader alone"
+    optimizers = reference.make_optimizers(network, parameters, seed=0)
+    device = network.mask.device
+    def measure(n):
+        pairs = epoch_pairs(dataset.train.labels, n * parameters.batch_size, generators([0], 'benchmark'))[0]
+        loader = reference.load(dataset.train, pairs, parameters)
+        def work():
+            if train: reference.train_epoch(network, loader, *optimizers)
+            else: sum(len(target) for _, target in loader)
+        return seconds_of(work, device) / n
+    return calibrated(measure, seconds)
+
+
+def plain(dataset: str, device: str, architectures: list[str], networks: list[int], seconds: float, rounds: int,
+          precisions: list[str]) -> Rows:
+    "Training of a stack against the plain network, which trains as many pairs of images, one network at a time"
+    data, rows, parameters = load_dataset(dataset).to(device), [], Parameters()
+    for architecture, M in product(architectures, networks):
+        stacks = {kind: build(data, architecture, M, device=device, parameters=Parameters(precision=kind))
+                  for kind in precisions}
+        ensemble = stacks['fp32']
+        network = reference.Network.from_ensemble(ensemble, 0)
+        products = step_products(ensemble.architecture, M, parameters.batch_size) + squares(device)
+        work = dict(plain=plain_clock(network, data, parameters, seconds, True),
+                    loader=plain_clock(network, data, parameters, seconds / 4, False))
+        work |= {kind: training_clock(stack, data, parameters, seconds) for kind, stack in stacks.items()}
+        found = alternate(work | {p.name: product_clock(p, device, seconds / 10) for p in products}, rounds)
+        _, largest = product_rates(found, products)
+        ideal_s = parameters.batch_size * flops_per_pair(ensemble.architecture, ensemble.n_connections[0]) / largest
+        for kind in precisions:
+            v = spread(found[kind], 'step_s') | spread(found['plain'], 'plain_s') | spread(found['loader'], 'loader_s')
+            rows.append(dict(architecture=architecture, networks=M, precision=kind,
+                             batch_size=parameters.batch_size, **v, ratio=M * v['plain_s'] / v['step_s'],
+                             ratio_without_loader=M * (v['plain_s'] - v['loader_s']) / v['step_s'],
+                             ceiling=v['plain_s'] / ideal_s, gflops_largest=largest / 1e9))
+    return rows
+
+
+def metrics(dataset: str, device: str, networks: int, n_pairs: int, seconds: float, rounds: int) -> Rows:
+    "Time of each metric as a run measures it once, beside the training of the same networks"
+    data, parameters = load_dataset(dataset).to(device), Parameters(n_pairs=n_pairs, precision='auto')
+    stacks = {name: build(data, name, networks, device=device, parameters=parameters)
+              for name in ('standard', 'bottleneck')}
+    short = replace(parameters, n_pairs=10 * parameters.mask_batch_size, readout_epochs=1)
+    work = {}
+    for name, metric in METRICS.items():
+        metric.measure(stacks[metric.architecture], data, short)
+        whole = partial(metric.measure, stacks[metric.architecture], data, parameters)
+        work[name] = partial(seconds_of, whole, device)
+    for name, stack in stacks.items():
+        work[f'training, {name}'] = training_clock(stack, data, parameters, seconds)
+        work[f'accuracy, {name}'] = partial(seconds_of, partial(evaluate, stack, data.test), device)
+    found, rows = alternate(work, rounds), []
+    for stage, values in found.items():
+        name = METRICS[stage].architecture if stage in METRICS else stage.split(', ')[1]
+        if stage.startswith('training'): values = values * n_training_steps(data, stacks[name].architecture, parameters)
+        rows.append(dict(stage=stage.split(', ')[0], architecture=name, networks=networks,
+                         precision=parameters.precision, **spread(values, 'seconds'),
+                         seconds_per_network=spread(values, 's')['s'] / networks))
+    return rows
+
+
+class Enough(Exception):
+    "Raised to end a training whose memory has been seen"
+
+
+class StopAfter:
+    "Stands in for a progress bar, and ends the work after some steps"
+
+    def __init__(self, steps: int): self.left = steps
+
+    def update(self, n: int = 1):
+        self.left -= n
+        if self.left <= 0: raise Enough
+
+
+def memory(dataset: str, device: str, stage: str, networks: int, n_pairs: int) -> Rows:
+    "Peak memory of the first steps of training, or of a metric, with the pairs of a whole epoch"
+    data, parameters = load_dataset(dataset).to(device), Parameters(n_pairs=n_pairs, precision='auto')
+    before = peak_memory()
+    name = METRICS[stage].architecture if stage in METRICS else 'standard'
+    ensemble = build(data, name, networks, device=device, parameters=parameters)
+    measure = METRICS[stage].measure if stage in METRICS else train
+    try: measure(ensemble, data, parameters, bar=StopAfter(20))
+    except Enough: pass
+    if stage in METRICS:  # now the end, which comes after a training that a few pairs make short
+        measure(ensemble, data, replace(parameters, n_pairs=2 * parameters.mask_batch_size, readout_epochs=1))
+    on_device = torch.cuda.max_memory_allocated(device) / 1e6 if torch.device(device).type == 'cuda' else 0.
+    return [dict(stage=stage, architecture=name, networks=networks, peak_mb=peak_memory(), start_mb=before,
+                 device_mb=on_device)]
+
+
+def scaling(dataset: str, device: str, ladders: dict[str, list], bases: dict[str, float], seconds: float, rounds: int,
+            long_rounds: int) -> Rows:
+    "Time of a step against one size while the others stay; against the number of pairs, time of an epoch"
+    data, rows = load_dataset(dataset).to(device), []
+    for variable, values in ladders.items():
+        whole = variable == 'pairs'
+        work = {value: scaled(data, device, bases | {variable: value}, seconds, whole) for value in values}
+        found = alternate(work, long_rounds if whole else rounds)
+        base = spread(found[bases[variable]], 's')['s']
+        rows += [dict(variable=variable, value=value, base=bases[variable], unit='epoch' if whole else 'step',
+                      **spread(times, 'seconds'), relative=spread(times, 's')['s'] / base)
+                 for value, times in found.items()]
+    return rows
+
+
+def scaled(data: Dataset, device: str, sizes: dict[str, float], seconds: float, whole: bool) -> Callable[[], float]:
+    "A measurement of the seconds of a step, or of a whole epoch, with these sizes M, pairs, N, T and p"
+    parameters = Parameters(n_hidden=sizes['N'], n_steps=sizes['T'], n_pairs=sizes['pairs'], epochs=1,
+                            precision='auto')
+    ensemble = build(data, networks=sizes['M'], device=device, sparsity=sizes['p'], parameters=parameters)
+    step = training_clock(ensemble, data, parameters, seconds)  # warmed up
+    if not whole: return step
+    return partial(seconds_of, partial(train, ensemble, data, parameters, bar=StopAfter(10**9)), device)
+
+
+def run(dataset: str, device: str, sparsity: list[float], seeds: int, architecture: str, parameters: dict,
+        n_pairs: list[int]) -> Rows:
+    "Seconds of each stage of a run, with several small numbers of pairs per epoch"
+    data, rows = load_dataset(dataset).to(device), []
+    for n in n_pairs:
+        config = RunConfig(sparsity, dataset, seeds, architecture, make_parameters(parameters | dict(n_pairs=n)))
+        with tqdm(disable=True) as bar: rows.append(dict(n_pairs=n, seconds=compute(config, data, bar).seconds))
+    return rows
+
+
+CELLS: dict[str, Callable[..., Rows]] = {cell.__name__: cell for cell in
+                                         (machine, training, plain, metrics, memory, scaling, run)}
+
+
+if __name__ == '__main__':
+    name, threads, settings = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+    torch.set_num_threads(threads)
+    print(json.dumps([dict(device=settings['device'], threads=threads, **row) for row in CELLS[name](**settings)]))

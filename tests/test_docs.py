@@ -1,0 +1,176 @@
+"""The website: its structure, links that lead somewhere, titles, captions, and the reference"""
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from nbconvert import HTMLExporter
+from nbdev.doclinks import NbdevLookup
+from test_repository import NBS, NOTEBOOKS, ROOT, cells, name
+
+from modspec import _modidx
+
+REPOSITORY = 'https://github.com/modspec/modspec/blob/main/'
+LINK = re.compile(r'(?<!\\)\]\(([^)\s]+)\)')
+SECTIONS = ['Start', 'The paper, chapter by chapter', 'Figures', 'Claims', 'Explorer', 'How-to', 'Reference']
+UNCAPTIONED = {'explore'}
+each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
+
+
+def site() -> dict:
+    "What Quarto is told"
+    return yaml.safe_load((ROOT / '_quarto.yml').read_text(encoding='utf-8'))
+
+
+def prose(path: Path) -> list[str]:
+    "Markdown of a notebook: its cells, and what its code printed as Markdown"
+    outputs = (output['data'].get('text/markdown', '') for cell in cells(path) for output in cell.get('outputs', [])
+               if 'data' in output)
+    return [*(''.join(c['source']) for c in cells(path) if c['cell_type'] == 'markdown'), *map(''.join, outputs)]
+
+
+def slug(heading: str) -> str:
+    "The anchor that pandoc gives a heading"
+    text = re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', heading)
+    return re.sub(r'[^\w\s.-]', '', text).strip().lower().replace(' ', '-').lstrip('0123456789.-_')
+
+
+@cache
+def anchors(path: Path) -> set[str]:
+    "Where a link into a notebook can lead: its headings, and the functions and classes that it exports"
+    text = '\n'.join(re.sub(r'^```.*?^```', '', part, flags=re.M | re.S) for part in prose(path))
+    module = re.search(r'#\| default_exp (\w+)', path.read_text(encoding='utf-8'))
+    names = _modidx.d['syms'].get(f'modspec.{module[1]}', {}) if module else {}
+    headings = {slug(heading) for heading in re.findall(r'^#+ (.+)$', text, flags=re.M)}
+    return headings | {link.split('#')[1] for link, _ in names.values()}
+
+
+def problem(path: Path, link: str) -> str:
+    "What is wrong with a link of a notebook; nothing if it leads to a page, an anchor or a file of the repository"
+    if link.startswith(REPOSITORY): return '' if (ROOT / link.removeprefix(REPOSITORY)).exists() else 'no such file'
+    if re.match(r'https?:', link): return ''
+    file, _, anchor = link.partition('#')
+    target = (path.parent / file).resolve() if file else path
+    if not target.is_file(): return 'no such file'
+    if not target.is_relative_to(NBS): return f'not a part of the website; link to {REPOSITORY}'
+    return '' if not anchor or anchor in anchors(target) else f'no such anchor, there are {sorted(anchors(target))}'
+
+
+# structure
+
+def sidebar(entries: list) -> list[str]:
+    "All notebook paths of a Quarto sidebar, in order"
+    return [path for entry in entries for path in (sidebar(entry['contents']) if isinstance(entry, dict) else [entry])]
+
+
+def test_one_site_configuration():
+    link = NBS / '_quarto.yml'
+    assert link.is_symlink() and link.readlink() == Path('../_quarto.yml')
+
+
+def test_sidebar():
+    "Every notebook once, in sections; every entry exists"
+    contents = site()['website']['sidebar']['contents']
+    assert [section['section'] for section in contents] == SECTIONS
+    assert sorted(sidebar(contents)) == sorted(map(name, NOTEBOOKS))
+
+
+def test_style_sheet_exists():
+    assert (NBS / site()['format']['html']['css']).is_file()
+
+
+# pages
+
+@each_notebook
+def test_title_and_description(path):
+    "A page begins with a cell of its title and one line on what it is about"
+    head = re.fullmatch(r'# (.+)\n+> (.+)', prose(path)[0].strip())  # what follows in the same cell, nbdev drops
+    assert head and len(head[1]) <= 60 and len(head[2]) <= 120
+
+
+def test_titles_differ():
+    titles = [prose(path)[0].splitlines()[0] for path in NOTEBOOKS]
+    assert len(set(titles)) == len(titles)
+
+
+@each_notebook
+def test_links(path):
+    wrong = {link: problem(path, link) for text in prose(path) for link in LINK.findall(text) if problem(path, link)}
+    assert not wrong
+
+
+def test_a_wrong_link_is_found():
+    page = NBS / 'index.ipynb'
+    assert problem(page, '04_training.ipynb#the-loop') == problem(page, '04_training.ipynb#train') == ''
+    assert 'no such file' in problem(page, '04_trainig.ipynb') and 'anchor' in problem(page, '04_training.ipynb#lop')
+    assert 'not a part' in problem(page, '../LICENSE') and problem(page, REPOSITORY + 'LICENCE') == 'no such file'
+
+
+@each_notebook
+def test_converts(path):
+    "to a page that has its title, its math between marks that MathJax finds, and no error"
+    page, _ = HTMLExporter().from_filename(str(path))
+    assert '<h1' in page and 'Traceback' not in page
+    for text in prose(path): assert text.count('$$') % 2 == 0
+
+
+def is_figure(cell: dict) -> bool:
+    "Does the code of a cell leave a picture?"
+    return any('image/png' in output.get('data', {}) for output in cell.get('outputs', []))
+
+
+@each_notebook
+def test_figures_have_captions_and_alt_text(path):
+    "which Quarto takes from comments at the beginning of the cell, as YAML"
+    if path.stem in UNCAPTIONED: pytest.skip('figures without caption')
+    for source in (''.join(cell['source']) for cell in cells(path) if is_figure(cell)):
+        options = yaml.safe_load('\n'.join(re.findall(r'^#\| (.+:.+)$', source, flags=re.M))) or {}
+        assert {'fig-cap', 'fig-alt'} <= options.keys(), source
+    for text in prose(path): assert '![](' not in text
+
+
+# reference
+
+def test_names_in_backticks_have_a_reference():
+    "nbdev turns them into links to the chapter that defines them"
+    lookup = NbdevLookup('modspec')
+    for function in ('train', 'evaluate', 'init_ensemble', 'RunConfig', 'specialization', 'newman_q', 'load_networks'):
+        assert lookup.doc(function).endswith(f'.html#{function.lower()}')
+        assert lookup.linkify(f'see `{function}`') == f'see [`{function}`]({lookup.doc(function)})'
+
+
+@each_notebook
+def test_no_link_around_a_name(path):
+    "nbdev would put its own link to the name inside"
+    lookup = NbdevLookup('modspec')
+    assert not [link for text in prose(path) for link in re.findall(r'\[`([^`]+)`\]\(', text) if lookup.doc(link)]
+
+
+def test_reference_is_up_to_date(monkeypatch):
+    "Its stored page is what its code gives now"
+    path, values = NBS / 'reference.ipynb', {}
+    monkeypatch.chdir(NBS)
+    for cell in cells(path)[:-1]:
+        if cell['cell_type'] == 'code': exec(''.join(cell['source']), values)
+    assert prose(path)[-1] == values['reference'](), 'execute nbs/reference.ipynb again and store its output'
+
+
+def test_reference_has_every_public_name():
+    page = prose(NBS / 'reference.ipynb')[-1]
+    for module, names in _modidx.d['syms'].items():
+        for full in names:
+            short = full.removeprefix(f'{module}.')
+            if '.' not in short and not short.startswith('_'): assert f'| [{short}](' in page
+
+
+# workflows
+
+@pytest.mark.parametrize('workflow', ['ci', 'docs'])
+def test_workflows_call_the_makefile(workflow):
+    "so that what runs there can be run here"
+    jobs = yaml.safe_load((ROOT / '.github' / 'workflows' / f'{workflow}.yml').read_text(encoding='utf-8'))['jobs']
+    commands = [step['run'] for job in jobs.values() for step in job['steps'] if 'run' in step]
+    targets = re.findall(r'^([a-z]+):', (ROOT / 'Makefile').read_text(encoding='utf-8'), flags=re.M)
+    assert commands and all(command.removeprefix('make ') in targets for command in commands)
