@@ -96,7 +96,7 @@ def distinct_counts(
 @dataclass(frozen=True)
 class RunConfig:
     "One run: a network for every sparsity and seed"
-    sparsity:float|Sequence[float] # Fraction p of active interconnections, in [1/N^2, 1], or several
+    sparsity:float|tuple[float, ...]|list[float] # Fraction p of active interconnections, in [1/N^2, 1], or several
     dataset:str='digits' # One of `data.LOADERS`
     seeds:int=5 # Number of seeds
     architecture:str='both' # 'standard', 'bottleneck' or 'both'
@@ -120,7 +120,7 @@ class RunConfig:
 
     @property
     def sparsities(self)->tuple[float, ...]:
-        return (self.sparsity,) if isinstance(self.sparsity, (int, float, str)) else tuple(self.sparsity)
+        return tuple(self.sparsity) if isinstance(self.sparsity, (tuple, list)) else (self.sparsity,)
 
     @property
     def n_connections(self)->list[int]: return distinct_counts(self.sparsities, self.parameters.n_hidden)
