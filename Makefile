@@ -8,10 +8,13 @@ RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 # One thread per process: two PyTorch threads that share a busy core spin instead of working.
 RUN_ONE_THREAD := OMP_NUM_THREADS=1 $(RUN)
 
-.PHONY: help env figures test bench lab docs clean
+# Versions that committed results were made with: make env CONSTRAINTS=constraints.txt
+CONSTRAINTS ?=
+
+.PHONY: help env figures test test-slow bench lab docs clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 env: $(STAMP) ## create .venv with modspec and everything it needs (Python 3.11 or newer: make env PYTHON=python3.12)
 
@@ -25,7 +28,8 @@ $(STAMP): settings.ini setup.py
 	  $(PYTHON) -m venv --clear $(VENV) || exit 1; \
 	fi
 	@echo "Installing modspec and its libraries into $(VENV): a few minutes and about 6 GB the first time"
-	@set -o pipefail; PYTHONUNBUFFERED=1 $(VENV)/bin/python -m pip install --disable-pip-version-check -e '.[dev]' \
+	@set -o pipefail; PYTHONUNBUFFERED=1 $(VENV)/bin/python -m pip install --disable-pip-version-check \
+	  $(if $(CONSTRAINTS),--constraint '$(CONSTRAINTS)') -e '.[dev]' \
 	  | sed -nE -e '/\.metadata/d' -e '/^ *(Downloading|Using cached)/p' -e 's/^(Installing collected packages).*/\1/p'
 	@touch $@
 
@@ -43,6 +47,9 @@ test: env ## check that code and notebooks agree, lint, check types, run every n
 	@$(RUN_ONE_THREAD) nbdev_test --n_workers 2
 	@echo "== tests"
 	@$(RUN_ONE_THREAD) python -m pytest
+
+test-slow: env ## provoke every fault that nbs/faults.ipynb lists, and record what happened (half an hour)
+	@$(RUN_ONE_THREAD) python -m pytest -m provokes --record results/faults.csv
 
 bench: env ## measure speed: throughput, memory, times of metrics and sweeps (half an hour, MNIST, an idle machine)
 	@$(RUN) python -m benchmarks.bench

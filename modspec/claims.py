@@ -212,7 +212,7 @@ def random_adjacency(
 def q_closed_form(evidence:Evidence)->Finding:
     "A network of sparsity p has Q = (1 − p) / (2 (1 + p))."
     groups = subnetwork_groups(2, 100)
-    wired = max(abs(newman_q(random_adjacency(p), groups) - q_from_sparsity(p)) for p in (1e-4, .01, .11, .5, 1.))
+    wired = max(abs(newman_q(random_adjacency(p), groups) - float(q_from_sparsity(p))) for p in (1e-4, .01, .11, .5, 1.))
     table = np.abs(evidence.metrics['q'] - q_from_sparsity(evidence.metrics['sparsity'].to_numpy())).max()
     return judged({'random wirings': wired < 1e-9, 'result table': table < 1e-9},
                   f'largest difference {max(wired, table):.9f}')
@@ -223,7 +223,7 @@ def q_range(evidence:Evidence)->Finding:
     "Q goes from 1/2 at p = 0 to 0 at p = 1; for g equal groups it is at most 1 − 1/g."
     sizes, p = range(2, 11), np.linspace(0, 1, 101)
     apart = [newman_q(np.kron(np.eye(g), np.ones((5, 5))), subnetwork_groups(g, 5)) for g in sizes]
-    largest = all(abs(q - (1 - 1 / g)) < 1e-12 and (q_from_sparsity(p, g) <= q + 1e-12).all()
+    largest = all(abs(q - (1 - 1 / g)) < 1e-12 and np.all(q_from_sparsity(p, g) <= q + 1e-12)
                   for g, q in zip(sizes, apart))
     ends = q_from_sparsity(0.), q_from_sparsity(1.)
     return judged({'ends': ends == (.5, 0), 'falls in between': bool((np.diff(q_from_sparsity(p)) < 0).all()),
@@ -233,7 +233,7 @@ def q_range(evidence:Evidence)->Finding:
 @claim('Results', 'The formula at the quoted sparsities, rounded to the digits of the paper.')
 def q_landmarks(evidence:Evidence)->Finding:
     "Q = 0.49 is p = 0.01, and Q = 0.4 is p = 0.11."
-    found = q_from_sparsity(EXTREME), q_from_sparsity(MASK_EXTREME)
+    found = float(q_from_sparsity(EXTREME)), float(q_from_sparsity(MASK_EXTREME))
     return judged({'0.49': round(found[0], 2) == .49, '0.4': round(found[1], 1) == .4},
                   f'Q({EXTREME}) = {found[0]:.4f}, Q({MASK_EXTREME}) = {found[1]:.4f}')
 

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'Config', 'Results', 'Threads', 'Device', 'Download', 'FRACTION', 'Out', 'Cores', 'Profile', 'say_version',
-           'modspec', 'clear_errors', 'one_of', 'number', 'whole', 'default_results', 'run', 'sweep', 'status',
-           'reproduce', 'report_figures', 'figures', 'collect', 'claims', 'q', 'verify', 'Finding', 'report',
+           'modspec', 'clear_errors', 'stopped_cleanly', 'one_of', 'number', 'whole', 'default_results', 'run', 'sweep',
+           'status', 'reproduce', 'report_figures', 'figures', 'collect', 'claims', 'q', 'verify', 'Finding', 'report',
            'libraries', 'machine', 'surroundings', 'doctor', 'explore']
 
 # %% ../nbs/13_cli.ipynb #9a74bc3d
-import os, platform, shutil, sys
+import os, platform, shutil, signal, sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -42,7 +42,8 @@ def modspec(
 @contextmanager
 def clear_errors()->Iterator[None]:
     "Turn the errors that a user can mend into one line and exit code 2, and a failed run into exit code 1"
-    try: yield
+    try:
+        with stopped_cleanly(): yield
     except (ValueError, OSError, RuntimeError) as error:
         failed = type(error).__name__ == 'RunFailed' # known by its name: the module that defines it loads PyTorch
         if isinstance(error, RuntimeError) and not failed: raise
@@ -50,6 +51,18 @@ def clear_errors()->Iterator[None]:
         raise typer.Exit(1 if failed else 2) from error
 
 # %% ../nbs/13_cli.ipynb #ba920fd3
+@contextmanager
+def stopped_cleanly():
+    "Let SIGTERM leave a command through its `finally` clauses, as Ctrl-C does"
+    def stop(number, _): raise SystemExit(128 + number)
+    before = signal.signal(signal.SIGTERM, stop)
+    try: yield
+    except (KeyboardInterrupt, SystemExit):
+        typer.echo('modspec: stopped; the same command goes on from here', err=True)
+        raise
+    finally: signal.signal(signal.SIGTERM, before)
+
+# %% ../nbs/13_cli.ipynb #abf1d851
 def one_of(*words:str)->Callable[[str], list[str]]:
     "What the shell proposes for an option"
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
@@ -75,7 +88,7 @@ def default_results(config:Path)->Path:
     "Results of `config/quick.yaml` go to `results/quick`"
     return Path('results') / config.stem
 
-# %% ../nbs/13_cli.ipynb #89170d7c
+# %% ../nbs/13_cli.ipynb #1ee18715
 @app.command()
 def run(
     out:Annotated[Path, typer.Option(help='Folder for the results of this run')],
@@ -115,7 +128,7 @@ def run(
         else: raise ValueError('give --sparsity, or a run of a sweep by --config and --name')
         typer.echo(f'results: {run_notebook(asked, out, device=device, threads=threads, download=download)}')
 
-# %% ../nbs/13_cli.ipynb #25e8e463
+# %% ../nbs/13_cli.ipynb #088a0456
 Out = Annotated[Path|None, typer.Option(help='Folder of the results; by default results/NAME-OF-CONFIG')]
 Cores = Annotated[int|None, typer.Option(min=1, help='Runs at the same time; by default one per processor')]
 Profile = Annotated[Path|None, typer.Option(help='Snakemake profile for a cluster, such as workflow/profiles/slurm')]
@@ -136,7 +149,7 @@ def sweep(
         if dry_run: typer.echo(planned(config, results, profile=profile))
         else: typer.echo(f'results: {run_sweep(config, results, cores=cores, download=download, profile=profile, device=device)}')
 
-# %% ../nbs/13_cli.ipynb #1ee18715
+# %% ../nbs/13_cli.ipynb #32cfc654
 @app.command()
 def status(config:Config, out:Out=None):
     """
@@ -199,7 +212,7 @@ def collect(config:Config, out:Out=None):
     from modspec.sweep import collect_sweep
     with clear_errors(): typer.echo(f'tables: {collect_sweep(config, out or default_results(config))}')
 
-# %% ../nbs/13_cli.ipynb #088a0456
+# %% ../nbs/13_cli.ipynb #b370f72f
 @app.command()
 def claims(
     results:Results,
@@ -223,7 +236,7 @@ def claims(
             typer.echo(ledger.summary(found))
             Console().print(ledger.terminal(found))
 
-# %% ../nbs/13_cli.ipynb #a0a18ce3
+# %% ../nbs/13_cli.ipynb #6870fe52
 @app.command()
 def q(
     sparsity:Annotated[float|None, typer.Option(parser=number, metavar='P', help=FRACTION + ', in [0, 1]')]=None,
@@ -241,7 +254,7 @@ def q(
         Q = q_from_sparsity(p)
         typer.echo(f'p = {p:.6g}   Q = {Q:.6g}')
 
-# %% ../nbs/13_cli.ipynb #1f553d87
+# %% ../nbs/13_cli.ipynb #4912d861
 @app.command()
 def verify(results:Results):
     """
@@ -256,7 +269,7 @@ def verify(results:Results):
         if wrong: raise typer.Exit(1)
         typer.echo(f'{results}: all is as it was written, in {len(folders)} folder{"s" * (len(folders) > 1)}')
 
-# %% ../nbs/13_cli.ipynb #71ed3a4a
+# %% ../nbs/13_cli.ipynb #d0219ded
 class Finding(NamedTuple):
     "One thing that `doctor` has looked at"
     what:str # What it is
@@ -281,7 +294,7 @@ def libraries()->Iterator[Finding]:
         right = found != 'missing' and library.specifier.contains(found, prereleases=True)
         yield Finding(library.name, found, '' if right else f"pip install '{library.name}{library.specifier}'")
 
-# %% ../nbs/13_cli.ipynb #d0219ded
+# %% ../nbs/13_cli.ipynb #24ef28bb
 def machine()->Iterator[Finding]:
     "Python, processor, threads, accelerators and room on the disk"
     import torch
@@ -311,7 +324,7 @@ def surroundings()->Iterator[Finding]:
     try: yield Finding('checkout', str(repository()))
     except ValueError as error: yield Finding('checkout', 'none', str(error))
 
-# %% ../nbs/13_cli.ipynb #0c1c08b7
+# %% ../nbs/13_cli.ipynb #7a20998d
 @app.command()
 def doctor():
     """
@@ -328,7 +341,7 @@ def doctor():
                 found.append(finding)
     if any(finding.advice and finding.needed for finding in found): raise typer.Exit(1)
 
-# %% ../nbs/13_cli.ipynb #24ef28bb
+# %% ../nbs/13_cli.ipynb #f21c4e49
 @app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True))
 def explore(context:typer.Context):
     """

@@ -132,7 +132,8 @@ def download_mnist(
             for path in fetched: check_mnist_file(path)
             for path in fetched: os.replace(path, raw / path.name)
     except (OSError, RuntimeError) as error:
-        raise DatasetError(f'MNIST could not be downloaded to {root}: {error}; {DOWNLOAD_HINT}') from error
+        reason = ' '.join(str(error).split()) # torchvision's are of several lines
+        raise DatasetError(f'MNIST could not be downloaded to {root}: {reason}; {DOWNLOAD_HINT}') from error
 
 # %% ../nbs/01_data.ipynb #441f69c9
 LOADERS = {'digits': lambda root, download: embedded_digits(), 'mnist': lambda root, download: load_mnist(root, download=download)}

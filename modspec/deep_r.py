@@ -138,6 +138,7 @@ class DeepR:
     @torch.no_grad()
     def step(self)->None:
         "One step of Deep-R along `W.grad`; `W` is changed in place and keeps its number of connections in every direction"
+        if self.W.grad is None: raise ValueError('W has no gradient; call backward() before step()')
         grad = self.W.grad.flatten(2).gather(2, self.place) * self.slot_sign
         self.phi += self.adam.step(grad) + self.walk * next(self.noise)
         if self.l1: self.phi -= self.l1 * self.lr * self.slot_sign.abs()

@@ -221,7 +221,7 @@ def largest_rise(
 
 # %% ../nbs/evidence.ipynb #01470240
 def with_interval(
-    found:float, # From the data
+    found:float|np.ndarray, # From the data, a single number
     samples:np.ndarray, # The same from bootstrap samples
 )->Estimate:
     "An estimate with its percentile interval"

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -49,10 +50,11 @@ STYLE = {
 @contextmanager
 def use_style()->Iterator[None]: # For `with use_style():`, or `@use_style()` on a function
     "The style of all figures, undone at the end of the block"
-    before = {name: mpl.rcParams[name] for name in STYLE}
-    mpl.rcParams.update(STYLE)
+    settings = cast(dict[str, Any], mpl.rcParams)
+    before = {name: settings[name] for name in STYLE}
+    settings.update(STYLE)
     try: yield
-    finally: mpl.rcParams.update(before)
+    finally: settings.update(before)
 
 # %% ../nbs/11_figures.ipynb #0bc0147f
 COLORS = {'bottleneck': '#E69F00', 'weight_mask': '#56B4E9', 'correlation': '#009E73', 'cka': '#CC79A7',
@@ -64,7 +66,7 @@ LABELS = {'weight_mask': 'weight mask', 'cka': 'CKA'}  # where a name in the tab
 
 def appearance(
     name:str, # Metric, architecture, 'sub-network n' or role
-)->dict[str, str]: # `color` and `marker`, for `Axes.plot`
+)->dict[str, Any]: # `color` and `marker`, for `Axes.plot`
     "How a thing looks in all figures"
     if name not in COLORS: raise ValueError(f'{name!r} has no color: add it to COLORS and MARKERS beside {[*COLORS]}')
     return dict(color=COLORS[name], marker=MARKERS[name])
@@ -179,7 +181,7 @@ def plot_specialization(
     ax:Axes|None=None, # Drawn on; default: new axes
     x:str='sparsity', # 'sparsity' (logarithmic) or 'q' (linear)
     *, metrics:Sequence[str]=MAIN_METRICS, # One line each; all must be in the table
-    undefined:str='raise', # 'raise' or 'omit', see `specialization`
+    undefined:Literal['raise', 'omit']='raise', # 'raise' or 'omit', see `specialization`
 )->Axes: # With one line per metric, and its chance level
     "Specialization, mean over the sub-networks, against sparsity or Q (paper, Fig. 3)"
     rows = pd.concat([metric_or_error(table, metric) for metric in metrics])
@@ -197,7 +199,7 @@ def plot_specialization_by_role(
     table:pd.DataFrame, # Metrics table of one dataset, with `decision_share`
     metric:str, # Any metric M(n, k) of the table
     ax:Axes|None=None, # Drawn on; default: new axes
-    *, undefined:str='raise', # 'raise' or 'omit', see `specialization`
+    *, undefined:Literal['raise', 'omit']='raise', # 'raise' or 'omit', see `specialization`
 )->Axes: # With one line and one cloud of dots per role
     "Specialization of the sub-network that decides more often, and of the other, with a dot per network"
     spec = specialization_by_role(specialization(metric_or_error(table, metric), undefined=undefined), table)
@@ -253,9 +255,10 @@ def share_legend(
 )->Figure: # The same figure
     "One legend above all panels and a letter at each; where the panels differ in n, the legend lists it per panel"
     handles, labels = axes[0].get_legend_handles_labels()
-    titles = [ax.get_legend().get_title().get_text() for ax in axes]
-    for letter, ax in zip('abcdefgh', axes):
-        ax.get_legend().remove()
+    legends = [legend for ax in axes if (legend := ax.get_legend())]
+    titles = [legend.get_title().get_text() for legend in legends]
+    for letter, ax, legend in zip('abcdefgh', axes, legends):
+        legend.remove()
         ax.set_title(letter, loc='left', fontweight='bold')
     each = '\n'.join(f'{letter}: {title}' for letter, title in zip('abcdefgh', titles))
     title = titles[0] if len(set(titles)) == 1 else each
@@ -274,7 +277,7 @@ def settled(
 @use_style()
 def figure_specialization(
     table:pd.DataFrame, # Metrics table of one dataset with the three main metrics
-    *, undefined:str='raise', # 'raise' or 'omit', see `specialization`
+    *, undefined:Literal['raise', 'omit']='raise', # 'raise' or 'omit', see `specialization`
 )->Figure: # Page width, two panels
     "Specialization against sparsity and against Q (paper, Fig. 3)"
     fig, axes = plt.subplots(1, 2, sharey=True, figsize=(PAGE_WIDTH, 2.6))
@@ -300,7 +303,7 @@ def figure_raw_metrics(
 @use_style()
 def figure_specialization_by_role(
     table:pd.DataFrame, # Metrics table of one dataset with the three main metrics and `decision_share`
-    *, undefined:str='raise', # 'raise' or 'omit', see `specialization`
+    *, undefined:Literal['raise', 'omit']='raise', # 'raise' or 'omit', see `specialization`
 )->Figure: # Page width, one panel per metric
     "Specialization of the sub-network that decides more often and of the other, beside the mean of Fig. 3"
     fig, axes = plt.subplots(1, len(MAIN_METRICS), sharey=True, figsize=(PAGE_WIDTH, 2.4))
@@ -317,7 +320,9 @@ def figure_accuracy(
     table:pd.DataFrame, # Metrics table of one dataset
 )->Figure: # Column width, one panel
     "Accuracy of both architectures on the main task (paper, Fig. 5)"
-    return settled(plot_accuracy(table).figure)
+    fig, ax = plt.subplots(figsize=(COLUMN_WIDTH, 2.4))
+    plot_accuracy(table, ax)
+    return settled(fig)
 
 # %% ../nbs/11_figures.ipynb #d5176b0f
 def planned_networks(

@@ -257,13 +257,13 @@ def plot_architecture(
     units = [disc(network.architecture.n_hidden, center) for center in centers]
     for n, (center, color) in enumerate(zip(centers, colors)):
         ax.add_patch(plt.Circle(center, 1.12, color=color, alpha=0.12, lw=0))
-        ax.scatter(*units[n].T, s=5, color=color, zorder=3)
+        ax.scatter(units[n][:, 0], units[n][:, 1], s=5, color=color, zorder=3)
         draw_column(ax, center, network.architecture, color)
         if images is not None: draw_image(ax, images[n], (center[0], -2.35))
     for d, (n, m) in enumerate(directions(2)):
         i, j = network.weights['W_sparse'][0, d].cpu().numpy().nonzero()
         style = dict(color=colors[m], lw=np.clip(4 / len(i)**0.5, 0.1, 1.5), alpha=np.clip(20 / len(i)**0.8, 0.02, 0.8))
-        ax.add_collection(LineCollection(np.stack([units[m][j], units[n][i]], 1), zorder=2, **style))
+        ax.add_collection(LineCollection(list(np.stack([units[m][j], units[n][i]], 1)), zorder=2, **style))
     ax.set(xlim=(-3.1, 3.1), ylim=(-3, 3.2), aspect='equal')
     ax.axis('off')
     return ax

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['SWEEP_BAR', 'EXTENDED', 'PACKING', 'repository', 'RunFailed', 'notebook_parameters', 'private_sockets', 'execute',
-           'run_notebook', 'attempt', 'locked', 'seal', 'progress_file', 'forget_progress', 'read_progress', 'polling',
-           'shown_progress', 'SweepConfig', 'run_name', 'seeds_in_words', 'load_config', 'find_run', 'check_variations',
-           'snakemake_command', 'run_sweep', 'planned', 'sweep_progress', 'meaning', 'is_collected', 'is_complete',
-           'run_state', 'sweep_status', 'seconds_left', 'join_tables', 'collect_sweep', 'draw_figures', 'verify']
+           'run_notebook', 'attempt', 'locked', 'seal', 'publish', 'progress_file', 'forget_progress', 'read_progress',
+           'polling', 'shown_progress', 'SweepConfig', 'run_name', 'seeds_in_words', 'load_config', 'find_run',
+           'check_variations', 'owned', 'ask_to_stop', 'is_alive', 'end', 'followed_snakemake', 'snakemake_command',
+           'run_sweep', 'planned', 'sweep_progress', 'meaning', 'is_collected', 'is_complete', 'run_state',
+           'sweep_status', 'seconds_left', 'join_tables', 'collect_sweep', 'draw_figures', 'kill_kernels', 'verify']
 
 # %% ../nbs/12_sweep.ipynb #962664a0
-import fcntl, json, os, re, shutil, subprocess, sys, tempfile, threading, time
+import fcntl, json, os, re, shutil, signal, socket, subprocess, sys, tempfile, threading, time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -18,8 +19,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from glob import escape
 from importlib import resources
 from pathlib import Path
+from urllib.parse import quote
 
 import pandas as pd
+import psutil
 import yaml
 from tqdm.auto import tqdm
 from traitlets.config import Config
@@ -65,12 +68,12 @@ def execute(
     values:dict, # Its parameters
 )->None:
     "Execute a notebook with papermill; `RunFailed` with the error of the cell that failed"
-    import papermill # here, for it takes a second to load
+    import nbformat, papermill # here, for they take a second to load
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-    names = list(papermill.inspect_notebook(notebook))
-    if not names: raise ResultError(f'{notebook} has no cell tagged "parameters": it would run with its defaults')
-    known(values, names, f'parameter of {notebook.name}:')
+    n_tagged = sum('parameters' in cell.metadata.get('tags', []) for cell in nbformat.read(notebook, 4).cells)
+    if n_tagged != 1: raise ResultError(f'{notebook} has {n_tagged} cells tagged "parameters", not one: it would run with its defaults')
+    known(values, list(papermill.inspect_notebook(notebook)), f'parameter of {notebook.name}:')
     try:
         with private_sockets() as config:
             papermill.execute_notebook(notebook, target, values, kernel_name='python3', progress_bar=False, config=config,
@@ -101,12 +104,11 @@ def run_notebook(
             with shown_progress(progress_file(out)):
                 execute(notebook, partial / 'notebook.ipynb', notebook_parameters(config, partial, device, threads))
             seal(partial, config)
-            shutil.rmtree(place) # what an interrupted run left
-            os.replace(partial, place)
         except Exception as error:
             shutil.rmtree(failed, ignore_errors=True)
             os.replace(partial, failed)
             raise RunFailed(f'p={config.p_in_words} failed, {error}; see {failed / "notebook.ipynb"}') from error
+        publish(partial, place)
     shutil.rmtree(failed, ignore_errors=True)
     return out
 
@@ -127,12 +129,13 @@ def attempt(
 @contextmanager
 def locked(
     folder:Path, # A folder
+    *, wait:bool=False, # Until another process lets go of it?
 )->Iterator[bool]: # Is it ours? Not if another process holds it, nor where folders cannot be locked
     "Hold the lock of a folder, if nobody else does"
     descriptor, ours = os.open(folder, os.O_RDONLY), False
     try:
         with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = True
         yield ours
     finally: os.close(descriptor)
@@ -149,6 +152,19 @@ def seal(
     write_manifest(folder, {name: value for name, value in manifest.items() if name != 'files'}, RUN_FILES[:-1])
 
 # %% ../nbs/12_sweep.ipynb #3e819e51
+def publish(
+    partial:Path, # A run that is complete
+    place:Path, # Its name, a folder that holds nothing or the rest of an interrupted run
+)->None:
+    "Give a run its name; `RunFailed` if another process was quicker"
+    place.mkdir(exist_ok=True) # Snakemake may have tidied up after an attempt that failed
+    with locked(place, wait=True):
+        if (place / 'manifest.json').exists():
+            raise RunFailed(f'{place} was finished by another process meanwhile; that result stays, this one is discarded')
+        shutil.rmtree(place)
+        os.replace(partial, place)
+
+# %% ../nbs/12_sweep.ipynb #aded7cdb
 def progress_file(out:Path)->Path: # Beside the folder of the run
     "Where a run says how far it is"
     return out.with_name(f'.{out.name}.progress.json')
@@ -177,7 +193,7 @@ def polling(
         done.set()
         thread.join()
 
-# %% ../nbs/12_sweep.ipynb #2e700d87
+# %% ../nbs/12_sweep.ipynb #a57d5d33
 @contextmanager
 def shown_progress(
     path:Path, # The file that the run writes
@@ -198,7 +214,7 @@ def shown_progress(
             del os.environ['MODSPEC_PROGRESS']
             forget_progress(path)
 
-# %% ../nbs/12_sweep.ipynb #aded7cdb
+# %% ../nbs/12_sweep.ipynb #51828e3d
 @dataclass(frozen=True)
 class SweepConfig:
     "Networks of many sparsities and seeds, and of several variations of the parameters"
@@ -249,7 +265,7 @@ def seeds_in_words(run:RunConfig)->str:
     "The first and the last seed of a run"
     return f'{run.first_seed}-{run.first_seed + run.seeds - 1}'
 
-# %% ../nbs/12_sweep.ipynb #a57d5d33
+# %% ../nbs/12_sweep.ipynb #3ecaa563
 def load_config(
     path:str|Path, # A YAML file
 )->SweepConfig:
@@ -295,7 +311,65 @@ def check_variations(
         except ValueError as error: raise ValueError(f'variation {name}: {error}') from error
     return variations
 
-# %% ../nbs/12_sweep.ipynb #4dec1109
+# %% ../nbs/12_sweep.ipynb #55ee9f14
+@contextmanager
+def owned(
+    log:Path, # The log of a sweep
+)->Iterator[None]:
+    "Keep other sweeps away as long as this process lives; `ResultError` names the process that was first"
+    with open(log, 'a+') as lock:
+        try: fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            raise ResultError(f'{log.parent} is in use by {lock.readline().strip()}; '
+                              'wait until it ends, or choose another with --out') from error
+        except OSError: pass # a disk that knows no locks
+        log.write_text(f'process {os.getpid()} on {socket.gethostname()}\n')
+        yield
+
+# %% ../nbs/12_sweep.ipynb #2953f537
+def ask_to_stop(
+    snakemake:int, # Its process
+    cluster:bool, # Does it compute elsewhere?
+)->None:
+    "Ask Snakemake to cancel its jobs, or it and its runs to end"
+    with suppress(ProcessLookupError):
+        if cluster: os.kill(snakemake, signal.SIGINT)
+        else: os.killpg(snakemake, signal.SIGTERM)
+
+def is_alive(
+    group:int, # A group of processes
+)->bool:
+    "Whether one of its processes is left"
+    try: os.killpg(group, 0)
+    except ProcessLookupError: return False
+    return True
+
+def end(
+    process:subprocess.Popen, # Snakemake, which leads its group
+    cluster:bool, # Does it compute elsewhere?
+    patience:float=10, # Seconds before it is killed
+)->None:
+    "Stop Snakemake and its runs"
+    ask_to_stop(process.pid, cluster)
+    deadline = time.monotonic() + patience
+    while time.monotonic() < deadline and (process.poll() is None or is_alive(process.pid)): time.sleep(0.05)
+    with suppress(ProcessLookupError): os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+def followed_snakemake()->None:
+    "Snakemake's command, whose first argument is the process without which it has to stop"
+    from snakemake.cli import main
+    command = int(sys.argv.pop(1))
+    def follow():
+        while os.getppid() == command: time.sleep(0.5)
+        ask_to_stop(os.getpid(), '--profile' in sys.argv)
+        time.sleep(10)
+        os.killpg(os.getpid(), signal.SIGKILL)
+    threading.Thread(target=follow, daemon=True).start()
+    main()
+
+# %% ../nbs/12_sweep.ipynb #82bd0e9d
 def snakemake_command(
     config:str|Path, # The sweep's YAML file
     results:str|Path, # Folder of the results
@@ -306,13 +380,16 @@ def snakemake_command(
     anew:bool=False, # Make the tables anew although they are there?
 )->list[str]:
     "The command line that computes a sweep"
+    if set('{}') & set(str(results)): raise ResultError(f'{results} cannot hold a sweep: Snakemake needs the braces; choose another with --out')
     more = ['--profile', str(profile)] if profile else []
     if dry_run: more += ['--dry-run', '--quiet', 'host', 'reason']
     if anew: more += ['--forcerun', 'collect']
-    return [sys.executable, '-m', 'snakemake', '--snakefile', str(repository() / 'workflow' / 'Snakefile'),
-            '--cores', str(cores), '--keep-going', '--retries', '1', '--rerun-incomplete',
-            '--rerun-triggers', 'mtime', 'input', '--nolock', *more, '--config', f'sweep={config}', f'results={results}',
-            f'device={device}']
+    follow = 'from modspec.sweep import followed_snakemake; followed_snakemake()'
+    return [sys.executable, '-c', follow, str(os.getpid()), '--snakefile', str(repository() / 'workflow' / 'Snakefile'),
+            '--cores', str(cores), '--keep-going', '--retries', '1', '--ignore-incomplete', '--keep-incomplete',
+            '--rerun-triggers', 'mtime', 'input', '--nolock', *more, '--config',
+            *(f'{name}={quote(os.path.join(".", path))}' for name, path in dict(sweep=config, results=results).items()),
+            f'device={device}'] # quoted: Snakemake would read a folder named 007 as the number 7, and a: b as a mapping
 
 def run_sweep(
     config:str|Path, # The sweep's YAML file
@@ -331,21 +408,21 @@ def run_sweep(
     command = snakemake_command(config, results, cores or os.cpu_count() or 1, profile=profile, device=device, anew=not complete)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]) # finds `modspec` and `snakemake`
     log = results / 'sweep.log'
-    for folder in folders: forget_progress(progress_file(folder)) # of runs that were killed
-    with open(log, 'w') as output, sweep_progress(folders, str(results)):
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                                   env=os.environ | {'PATH': path})
-        try: code = process.wait()
-        except KeyboardInterrupt: # Ctrl-C reaches Snakemake too: let it stop its runs
-            process.wait()
-            raise
+    with owned(log), open(log, 'a') as output:
+        for folder in folders: forget_progress(progress_file(folder)) # of runs that were killed
+        with sweep_progress(folders, str(results)):
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                                       env=os.environ | {'PATH': path}, start_new_session=True)
+            try: code = process.wait()
+            finally:
+                if process.returncode != 0: end(process, cluster=bool(profile))
     if code:
         bad = [folder.name for folder in folders if not (folder / 'manifest.json').exists()]
         raise RunFailed(f'{len(bad)} of {len(folders)} runs did not finish ({"; ".join(bad)}); '
                         f'see {log} and {log.parent}/logs')
     return results
 
-# %% ../nbs/12_sweep.ipynb #7699cf97
+# %% ../nbs/12_sweep.ipynb #890fc2ea
 def planned(
     config:str|Path, # The sweep's YAML file
     results:str|Path, # Folder of the results
@@ -354,7 +431,8 @@ def planned(
     "What Snakemake would do for a sweep, in its own words; nothing is computed"
     anew = not is_complete(Path(results), load_config(config))
     command = snakemake_command(config, results, os.cpu_count() or 1, profile=profile, dry_run=True, anew=anew)
-    answer = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    answer = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                            start_new_session=True)
     if answer.returncode: raise ValueError(f'Snakemake refuses: {answer.stdout.strip()}')
     return answer.stdout.strip()
 
@@ -383,7 +461,7 @@ def sweep_progress(
 
 SWEEP_BAR = '{desc}: {percentage:3.0f}%|{bar:20}| {n:.4g}/{total} runs [{elapsed}<{remaining}{postfix}]'
 
-# %% ../nbs/12_sweep.ipynb #5075dcf8
+# %% ../nbs/12_sweep.ipynb #f12bd86c
 EXTENDED = 'sparsities', 'seeds', 'variations' # What may differ between the tables that are there and those asked for
 PACKING = 'seeds_per_run', 'sparsities_per_run' # What does not change a result
 
@@ -416,7 +494,7 @@ def is_complete(
     collected = is_collected(results, sweep)
     return all([is_finished(folder, run) for folder, run in sweep.folders(results).items()]) and collected
 
-# %% ../nbs/12_sweep.ipynb #48d81bbc
+# %% ../nbs/12_sweep.ipynb #7e93ee2f
 def run_state(
     folder:Path, # Folder of a run
     config:RunConfig, # The run
@@ -450,7 +528,7 @@ def seconds_left(
     left = (1 - status['progress'])[status['state'] != 'done'].sum()
     return None if status['seconds'].isna().all() else float(left * per_run / at_once)
 
-# %% ../nbs/12_sweep.ipynb #ecb21e3d
+# %% ../nbs/12_sweep.ipynb #d025abcf
 def join_tables(
     sweep:SweepConfig, # A sweep
     results:Path, # Its folder
@@ -484,13 +562,15 @@ def collect_sweep(
         packages.add(manifest['package'])
     if len(packages) > 1: raise ResultError(f'{results}/runs come from {len(packages)} versions of the code; run the older ones again')
     tables = {name: join_tables(sweep, results, name) for name in ('metrics', 'history')}
-    (results / 'manifest.json').unlink(missing_ok=True)
-    for name, table in tables.items():
-        with written_whole(results / f'{name}.parquet') as temporary: table.to_parquet(temporary, index=False)
-    write_manifest(results, dict(config=meaning(sweep), package=packages.pop(), runs=runs), TABLES)
+    with attempt(results / 'tables') as partial: # the older tables stay if this one finds no room
+        for name, table in tables.items():
+            with written_whole(partial / f'{name}.parquet') as temporary: table.to_parquet(temporary, index=False)
+        write_manifest(partial, dict(config=meaning(sweep), package=packages.pop(), runs=runs), TABLES)
+        (results / 'manifest.json').unlink(missing_ok=True)
+        for name in (*TABLES, 'manifest.json'): os.replace(partial / name, results / name)
     return results
 
-# %% ../nbs/12_sweep.ipynb #890fc2ea
+# %% ../nbs/12_sweep.ipynb #9ca3a1d0
 def draw_figures(
     results:str|Path, # Folder of a sweep
     out:str|Path|None=None, # Where the figures go; by default `results/figures`
@@ -504,10 +584,19 @@ def draw_figures(
     notebooks = sorted((repository() / 'nbs' / 'figures').glob('*.ipynb'))
     def draw(notebook): execute(notebook, out / notebook.name, dict(results=str(results), out=str(out)))
     with ThreadPoolExecutor(len(notebooks)) as pool:
-        for _ in tqdm(pool.map(draw, notebooks), total=len(notebooks), desc='figures', disable=not watched()): pass
+        try:
+            for _ in tqdm(pool.map(draw, notebooks), total=len(notebooks), desc='figures', disable=not watched()): pass
+        except (KeyboardInterrupt, SystemExit): # the threads end with their kernels
+            with polling(kill_kernels): pool.shutdown()
+            raise
     return sorted(out.glob('*.png'))
 
-# %% ../nbs/12_sweep.ipynb #f12bd86c
+def kill_kernels()->None:
+    "Kill the processes that this one has started"
+    for kernel in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess): kernel.kill()
+
+# %% ../nbs/12_sweep.ipynb #10a5dd3b
 def verify(
     results:str|Path, # Folder of a sweep, or of one run
 )->tuple[list[Path], dict[Path, str]]: # The folders that were looked at; what is wrong, by file

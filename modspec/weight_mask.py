@@ -131,7 +131,7 @@ def mask_accuracy(
 )->Tensor: # Shape (networks, sub-tasks)
     "How often each masked network reports its digit, on the held-out pairs"
     weights, architecture = ensemble.weights, ensemble.architecture
-    pairs, right = held_out_pairs(dataset.test, n_subnetworks=masks.shape[2])[None], 0
+    pairs, right = held_out_pairs(dataset.test, n_subnetworks=masks.shape[2])[None], torch.zeros((), dtype=torch.int64)
     for index in pairs.split(500, dim=2):
         x, shown = gather_batch(dataset.test, index, architecture.precision)
         r = masked_readouts(weights, unbiased_drive(weights, x), masks.flatten(0, 1), architecture, mask_scores)

@@ -1,4 +1,5 @@
-"""One smoke sweep for all tests that look at finished results: every kernel that starts costs seconds"""
+"""One smoke sweep for all tests that look at finished results, and a record of the faults that tests provoke"""
+import csv
 import os
 import subprocess
 import sys
@@ -9,6 +10,56 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+ROWS = ('killed sweep', 'orphaned run', 'killed kernel', 'two sweeps', 'damaged results', 'damaged data', 'full disk',
+        'illegal values', 'parameters tag', 'divergence', 'order and processes', 'threads and devices', 'signals',
+        'hostile files', 'metric contract', 'oracles', 'many runs')  # of the table in nbs/faults.ipynb
+OUTCOMES = 'skipped', 'passed', 'failed'  # the last one that occurs is a test's outcome
+
+
+def pytest_addoption(parser):
+    parser.addoption('--record', type=Path, metavar='CSV', help='write there what the tests marked `provokes` found')
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow: takes more than ten seconds; `make test-slow` runs it')
+    config.addinivalue_line('markers', 'provokes(row, rounds=1): causes a fault of that row of nbs/faults.ipynb, '
+                                       'so many times')
+    if config.getoption('record'): config.pluginmanager.register(Record(config.getoption('record')))
+
+
+class Record:
+    "What became of each test that provokes a fault, all its parameters together"
+    def __init__(self, path: Path): self.path, self.found = path, {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item):
+        report = yield
+        for marker in item.iter_markers('provokes'):
+            row, rounds = (lambda row, rounds=1: (row, rounds))(*marker.args, **marker.kwargs)
+            test = item.nodeid.partition('[')[0]
+            entry = self.found.setdefault((ROWS.index(row), test), dict(row=row, test=test, rounds=0, outcome='skipped',
+                                                                       seconds=0.))
+            entry['rounds'] += rounds * (report.when == 'call' and not report.skipped)
+            happened = report.outcome if report.when == 'call' or report.failed else 'skipped'
+            entry['outcome'] = max(entry['outcome'], happened, key=OUTCOMES.index)
+            entry['seconds'] += report.duration
+        return report
+
+    def pytest_sessionfinish(self, exitstatus):
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED): return  # an interrupted one says little
+        temporary = self.path.with_name(f'.{self.path.name}.{os.getpid()}.tmp')
+        with open(temporary, 'w', newline='') as f:
+            rows = csv.DictWriter(f, ['row', 'test', 'rounds', 'outcome', 'seconds'], lineterminator='\n')
+            rows.writeheader()
+            for _, entry in sorted(self.found.items()): rows.writerow(entry | {'seconds': round(entry['seconds'], 1)})
+        os.replace(temporary, self.path)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for marker in item.iter_markers('provokes'):
+            if marker.args[:1] not in [(row,) for row in ROWS]:
+                raise pytest.UsageError(f'{item.nodeid}: provokes needs one of {ROWS}, got {marker.args}')
 
 
 class Smoke(NamedTuple):

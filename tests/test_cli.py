@@ -202,6 +202,7 @@ REFUSED = {  # what is added to `modspec run --sparsity 0.1 --out out`: what the
                             'MNIST/raw, or allow the download (--download)'}
 
 
+@pytest.mark.provokes('illegal values')
 @pytest.mark.parametrize('args', REFUSED, ids=' '.join)
 def test_run_refuses(there, monkeypatch, args):
     "in one line, before a kernel starts, with nothing written"
@@ -247,6 +248,7 @@ def test_refused_in_a_process_of_its_own(there):
     assert answer.stdout == '' and list(there.iterdir()) == []
 
 
+@pytest.mark.provokes('divergence')
 def test_failed_run(there, checkout, monkeypatch):
     "Exit code 1; network, epoch and step are named, and the notebook is kept. No legal learning rate is high enough"
     checkout("import modspec.training\nmodspec.training.RANGES['lr'] = 0, float('inf'), False")

@@ -265,9 +265,11 @@ DAMAGE = { # name: (what happens to the file's content, what the message says)
     'too long': (lambda c: c + b'\0', lambda c: f'{len(c) + 1:,} bytes, expected {len(c):,}'),
     'empty': (lambda c: b'', lambda c: f' 0 bytes, expected {len(c):,}'),
     'wrong magic': (lambda c: altered(c, 3, 0x0d), lambda c: f'0x{c[2]:x}0d, expected 0x{c[2]:x}0{c[3]:x}'),
+    'other count': (lambda c: altered(c, 7, c[7] + 1), lambda c: f', expected {md5(c)}'),
     'altered': (lambda c: altered(c, 9, 255), lambda c: f', expected {md5(c)}')}
 
 
+@pytest.mark.provokes('damaged data')
 @pytest.mark.parametrize('name', CONTENT)
 @pytest.mark.parametrize('damage', DAMAGE)
 def test_damaged_files(tmp_path, made_up, name, damage):
@@ -281,6 +283,7 @@ def test_damaged_files(tmp_path, made_up, name, damage):
     assert path.read_bytes() == damaged(CONTENT[name])
 
 
+@pytest.mark.provokes('damaged data')
 @pytest.mark.parametrize('name', CONTENT)
 def test_missing_file(tmp_path, made_up, name):
     path = write(tmp_path) / name
@@ -289,6 +292,7 @@ def test_missing_file(tmp_path, made_up, name):
     for part in (f'{path} is missing', 'MODSPEC_DATA', '--download'): assert part in str(error.value)
 
 
+@pytest.mark.provokes('damaged data')
 def test_absent_data(tmp_path):
     "Nothing is fetched and nothing is created"
     with pytest.raises(DatasetError, match='is missing; point MODSPEC_DATA at .* or allow the download'):
@@ -296,6 +300,7 @@ def test_absent_data(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.provokes('damaged data')
 def test_unreadable_file(tmp_path, made_up, monkeypatch):
     path = write(tmp_path) / 'train-images-idx3-ubyte'
     def refuse(path): raise PermissionError(13, 'Permission denied', str(path))
@@ -344,6 +349,7 @@ def interrupted_by(error):
     return fetch
 
 
+@pytest.mark.provokes('damaged data')
 @pytest.mark.parametrize('error', [URLError('no route'), ConnectionResetError(104, 'reset'),
                                    OSError(28, 'No space left on device'), RuntimeError('Error downloading a file')])
 def test_failed_download_leaves_nothing(tmp_path, made_up, offers, error):
@@ -353,6 +359,7 @@ def test_failed_download_leaves_nothing(tmp_path, made_up, offers, error):
     assert files(tmp_path) == []
 
 
+@pytest.mark.provokes('damaged data')
 def test_interrupted_download_leaves_nothing(tmp_path, made_up, offers):
     offers(interrupted_by(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt): load_mnist(tmp_path, download=True)
@@ -361,6 +368,7 @@ def test_interrupted_download_leaves_nothing(tmp_path, made_up, offers):
     assert len(load_mnist(tmp_path, download=True).train) == 6
 
 
+@pytest.mark.provokes('damaged data')
 @pytest.mark.parametrize('damage', DAMAGE)
 def test_damaged_download_leaves_nothing(tmp_path, made_up, offers, damage):
     def fetch(root):
@@ -371,6 +379,7 @@ def test_damaged_download_leaves_nothing(tmp_path, made_up, offers, damage):
     assert files(tmp_path) == []
 
 
+@pytest.mark.provokes('damaged data')
 def test_cache_that_cannot_be_written(tmp_path, made_up, offers):
     "The cache folder would lie below a file"
     (tmp_path / 'file').touch()

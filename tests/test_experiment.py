@@ -468,6 +468,7 @@ DAMAGE = {'flipped': flip, 'truncated': lambda path: path.write_bytes(path.read_
           'empty': lambda path: path.write_bytes(b'')}
 
 
+@pytest.mark.provokes('damaged results')
 @pytest.mark.parametrize('damage', DAMAGE.values(), ids=DAMAGE)
 @pytest.mark.parametrize('name', [*TABLES, 'networks.safetensors'])
 def test_damage_is_noticed(altered, name, damage):
@@ -480,6 +481,7 @@ def test_damage_is_noticed(altered, name, damage):
         with pytest.raises(ResultError, match=f'{name} (has SHA-256|is missing)'): read_table(altered, Path(table).stem)
 
 
+@pytest.mark.provokes('damaged results')
 @pytest.mark.parametrize('text', ['', '{', '[]', 'null', '{}', '{"config": {}}', '{"files": {}}', '\x00\x01',
                                   '"config files"', '{"config": 1, "files": {}}', '{"config": {}, "files": ["a"]}'])
 def test_damaged_manifest(altered, text):

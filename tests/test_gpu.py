@@ -55,6 +55,7 @@ def test_nothing_waits_inside_the_loops(unchecked, n_bottleneck, precision):
             weight_mask.train_masks(ensemble, data, replace(SHORT, mask_scores=scores), bar=Strict())
 
 
+@pytest.mark.provokes('threads and devices')
 def test_as_on_the_cpu():
     "Without random draws on the GPU, the first epoch's loss is the CPU's; with them, accuracies are alike"
     fixed = replace(SHORT, walk=0., rewire=False)
@@ -67,6 +68,7 @@ def test_as_on_the_cpu():
     assert abs(accuracies[0] - accuracies[1]) < .05
 
 
+@pytest.mark.provokes('threads and devices')
 def test_same_bits_twice():
     first, again = (train(on('cuda'), DIGITS.to('cuda'), SHORT)[0].weights for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -83,6 +85,7 @@ def test_connections_keep_number_and_sign():
         assert not (W * deep_r.sign < 0).any(), step
 
 
+@pytest.mark.provokes('threads and devices')
 def test_a_whole_run():
     config = RunConfig(sparsity=(1e-4, 1.), seeds=2, parameters=replace(SHORT, precision='bf16'))
     result = compute(config, DIGITS.to('cuda'), Count())

@@ -45,6 +45,7 @@ def assert_executed(path):
 
 # parameters
 
+@pytest.mark.provokes('parameters tag')
 @each_notebook
 def test_one_cell_holds_the_parameters(path):
     "and only that cell: the next one, which checks them, comes right after"
@@ -56,6 +57,7 @@ def test_one_cell_holds_the_parameters(path):
     assert set(papermill.inspect_notebook(path)) == names
 
 
+@pytest.mark.provokes('parameters tag')
 @each_notebook
 def test_parameters_tag_survives_cleaning(path, tmp_path):
     "nbdev_clean strips the tags of any repository that does not say otherwise in settings.ini"
@@ -80,6 +82,7 @@ def test_defaults_are_a_smoke_test():
     assert 0 < config.parameters.n_pairs <= 5000
 
 
+@pytest.mark.provokes('parameters tag')
 def test_notebook_without_its_tag_is_refused(tmp_path, checkout):
     "and not executed with its defaults under another name"
     checkout(tagged=False)

@@ -19,7 +19,8 @@ def as_readme(notebook: Path) -> str:
         if cell['cell_type'] == 'markdown':
             parts.append(re.sub(r'\]\((?!https?:|#)', '](nbs/', source))
             continue
-        parts.append(f'```python\n{source}\n```')
+        code = re.sub(r'^#\| .*\n', '', source, flags=re.MULTILINE)  # captions are for the website
+        parts.append(f'```python\n{code}\n```')
         parts += [as_block(output) for output in cell['outputs']]
     return '\n\n'.join(parts) + '\n'
 

@@ -79,6 +79,7 @@ def test_plain_rewiring():
 
 # one step
 
+@pytest.mark.provokes('threads and devices')
 @each_architecture
 @pytest.mark.parametrize('decision', DECISIONS)
 def test_same_values_and_gradients(architecture, decision):
@@ -118,6 +119,7 @@ def plain_gradients(network):
 
 # many steps
 
+@pytest.mark.provokes('threads and devices')
 @each_architecture
 @pytest.mark.parametrize('sparse_rate', [.1, .01])
 def test_same_training(architecture, sparse_rate):
@@ -141,6 +143,7 @@ def test_same_training(architecture, sparse_rate):
 
 # many seeds
 
+@pytest.mark.provokes('threads and devices')
 @pytest.mark.parametrize('architecture, margin', [(Architecture(64, n_hidden=40), .06),
                                                   (Architecture(64, n_hidden=40, n_bottleneck=5), .12)],
                          ids=['standard', 'bottleneck'])

@@ -32,6 +32,7 @@ def test_citation_names_the_version():
     assert citation['version'] == settings['DEFAULT']['version']
 
 
+@pytest.mark.provokes('parameters tag')
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
 def test_parameters_tag(path):
     "papermill needs exactly one tagged cell in a run; a chapter or a run without the tag would ignore its parameters"

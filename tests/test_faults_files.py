@@ -1,0 +1,403 @@
+"""Files that are damaged, and files that were made to do harm: refused with path and reason, never half loaded"""
+import json
+import pickle
+import random
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+from test_sweep import computed, contents, swept, write_config
+from typer.testing import CliRunner
+
+from modspec import sweep
+from modspec.cli import app
+from modspec.data import MNIST_FILES, DatasetError, load_mnist
+from modspec.evidence import read_evidence
+from modspec.experiment import (
+    TABLES,
+    ResultError,
+    collect,
+    is_finished,
+    load_networks,
+    read_manifest,
+    read_table,
+    write_manifest,
+)
+from modspec.sweep import SweepConfig, collect_sweep, draw_figures, load_config, planned, verify
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS, MANIFEST = 'networks.safetensors', 'manifest.json'
+FLIPS = 60
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    "A finished sweep of two runs; nobody writes into it"
+    folder = tmp_path_factory.mktemp('whole')
+    write_config(folder / 'sweep.yaml')
+    swept(folder / 'sweep.yaml', folder / 'results')
+    return folder
+
+
+@pytest.fixture
+def there(whole, tmp_path, monkeypatch):
+    "A copy of it, to be spoiled"
+    shutil.copytree(whole, tmp_path / 'there')
+    monkeypatch.chdir(tmp_path / 'there')
+    return tmp_path / 'there'
+
+
+RUN = Path('results/runs/p=1.0,seeds=0-0')
+
+
+def the_run(): return load_config('sweep.yaml').runs()[RUN.name]
+
+
+def refused(reading, *parts):
+    "The error of something that must not be read"
+    with pytest.raises(ResultError) as error: reading()
+    for part in parts: assert part in str(error.value)
+    assert '\n' not in str(error.value)
+
+
+def flipped(content, rng):
+    "One byte of the content is another"
+    at = rng.randrange(len(content))
+    return content[:at] + bytes([content[at] ^ rng.randrange(1, 256)]) + content[at + 1:]
+
+
+DAMAGE = {'flipped': flipped, 'truncated': lambda content, rng: content[:rng.randrange(1, len(content))],
+          'longer': lambda content, rng: content + rng.randbytes(3), 'empty': lambda content, rng: b'',
+          'zeroed': lambda content, rng: bytes(len(content))}
+ROUNDS = {damage: FLIPS if damage in ('flipped', 'truncated') else 1 for damage in DAMAGE}
+every_damage = pytest.mark.parametrize('damage', [
+    pytest.param(damage, marks=pytest.mark.provokes('damaged results', rounds=n)) for damage, n in ROUNDS.items()])
+
+
+@every_damage
+@pytest.mark.parametrize('name', [*TABLES, WEIGHTS])
+def test_damaged_run(there, name, damage):
+    "Refused by whatever reads the run, with the path; the sweep is not collected without it either"
+    rng, path = random.Random(0), RUN / name
+    content = path.read_bytes()
+    for _ in range(ROUNDS[damage]):
+        path.write_bytes(DAMAGE[damage](content, rng))
+        refused(lambda: read_manifest(RUN), str(path), 'SHA-256', 'run again')
+        refused(lambda: collect([RUN], 'metrics'), str(path))
+        refused(lambda: is_finished(RUN, the_run()), str(path))
+        if name == WEIGHTS: refused(lambda: load_networks(path), str(path), 'SHA-256')
+    before = contents(there)
+    refused(lambda: collect_sweep('sweep.yaml', 'results'), str(path))
+    assert contents(there) == before
+
+
+@every_damage
+def test_damaged_manifest(there, damage):
+    "Also its numbers, which no other file repeats. Only the name of its own checksum may change, and is then unknown"
+    rng, path = random.Random(1), RUN / MANIFEST
+    content = path.read_bytes()
+    for _ in range(ROUNDS[damage]):
+        path.write_bytes(DAMAGE[damage](content, rng))
+        if b'"sha256"' not in path.read_bytes(): continue
+        refused(lambda: read_manifest(RUN), str(path), 'damaged')
+        refused(lambda: collect_sweep('sweep.yaml', 'results'), str(path))
+
+
+@pytest.mark.provokes('damaged results', rounds=FLIPS)
+@pytest.mark.parametrize('name', TABLES)
+def test_damaged_tables_of_a_sweep(there, name):
+    "Claims and figures are not made of them; the sweep itself makes them anew from its runs"
+    rng, path = random.Random(2), Path('results', name)
+    content = path.read_bytes()
+    for _ in range(FLIPS):
+        path.write_bytes(flipped(content, rng))
+        refused(lambda: read_table('results', path.stem), str(path), 'SHA-256')
+        refused(lambda: read_evidence('results'), str(path))
+        refused(lambda: draw_figures('results'), str(path))
+    assert read_table(collect_sweep('sweep.yaml', 'results'), path.stem) is not None and path.read_bytes() == content
+
+
+@pytest.mark.provokes('damaged results', rounds=3)
+def test_no_run_is_dropped(there):
+    "A run that is missing, unfinished or another's stops the collection and is named"
+    shutil.move(RUN, 'aside')
+    refused(lambda: collect_sweep('sweep.yaml', 'results'), str(RUN), 'no finished run')
+    RUN.mkdir()
+    for name in TABLES: shutil.copy(Path('aside', name), RUN)
+    refused(lambda: collect_sweep('sweep.yaml', 'results'), str(RUN), 'no finished run')
+    shutil.rmtree(RUN)
+    shutil.copytree(RUN.with_name('p=0.01,seeds=0-0'), RUN)
+    refused(lambda: collect_sweep('sweep.yaml', 'results'), str(RUN), 'another configuration')
+
+
+@pytest.mark.provokes('damaged results', rounds=2)
+def test_weights_without_their_manifest(there):
+    "Nothing vouches for the numbers then, but half a file is still no file"
+    path, content = RUN / WEIGHTS, (RUN / WEIGHTS).read_bytes()
+    (RUN / MANIFEST).unlink()
+    assert load_networks(path)
+    for n in (0, 5, 8, 100, len(content) - 1):
+        path.write_bytes(content[:n])
+        refused(lambda: load_networks(path), str(path), 'holds no networks')
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('damaged results', rounds=8 * (FLIPS + 5))
+def test_verify_finds_every_damage(there):
+    "One file at a time, of a run and of the tables; `modspec verify` names it, and nothing else"
+    assert verify('results')[1] == {}
+    rng = random.Random(3)
+    for path in sorted(path for folder in (RUN, Path('results')) for path in folder.iterdir() if path.is_file()):
+        content = path.read_bytes()
+        for _ in range(FLIPS):
+            path.write_bytes(flipped(content, rng))
+            assert path in verify('results')[1], path
+        for damage in ('truncated', 'longer', 'empty', 'zeroed'):
+            path.write_bytes(DAMAGE[damage](content, rng))
+            assert list(verify('results')[1]) == [path]
+            if damage == 'truncated':
+                answer = CliRunner().invoke(app, ['verify', 'results'])
+                assert answer.exit_code == 1 and answer.stdout.startswith(f'{path}: ')
+        path.unlink()
+        assert path in verify('results')[1]
+        path.write_bytes(content)
+    assert verify('results')[1] == {} and CliRunner().invoke(app, ['verify', 'results']).exit_code == 0
+
+
+@pytest.mark.provokes('damaged results', rounds=2)
+def test_verify_finds_what_a_checksum_does_not(there):
+    "A table of another run, and one without a column, which a manifest vouches for"
+    other = RUN.with_name('p=0.01,seeds=0-0')
+    shutil.copy(other / 'metrics.parquet', RUN)
+    assert list(verify('results')[1]) == [RUN / 'metrics.parquet']
+    pd.read_parquet(other / 'metrics.parquet').drop(columns='value').to_parquet(RUN / 'metrics.parquet')
+    vouched(RUN)
+    assert verify('results')[1] == {RUN / 'metrics.parquet': 'lacks the columns value'}
+
+
+# data
+
+MNIST = pytest.mark.provokes('damaged data')
+
+
+@MNIST
+def test_no_network(tmp_path, monkeypatch):
+    "A real attempt to download, to which nobody answers: path and way out, exit code 2, and nothing is left"
+    for name in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY'):
+        monkeypatch.setenv(name, 'http://127.0.0.1:9')
+    for name in ('no_proxy', 'NO_PROXY'): monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('MODSPEC_DATA', str(tmp_path / 'data'))
+    with pytest.raises(DatasetError, match='could not be downloaded to .*MODSPEC_DATA'): load_mnist(download=True)
+    answer = CliRunner().invoke(app, ['run', '--sparsity=0.5', '--dataset=mnist', '--download', f'--out={tmp_path}/out'])
+    line, = [line for line in answer.stderr.splitlines() if line.startswith('modspec: ')]
+    assert answer.exit_code == 2 and 'could not be downloaded' in line
+    assert [path for path in tmp_path.rglob('*') if path.is_file()] == [] and not (tmp_path / 'out').exists()
+
+
+@MNIST
+def test_no_download_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr('urllib.request.urlopen', lambda *_, **__: pytest.fail('asked the network'))
+    monkeypatch.setenv('MODSPEC_DATA', str(tmp_path))
+    with pytest.raises(DatasetError, match=f'{next(iter(MNIST_FILES))} is missing; point MODSPEC_DATA at'): load_mnist()
+    assert list(tmp_path.iterdir()) == []
+
+
+# files that were made to do harm
+
+class Bomb:
+    "Whoever unpickles it writes the canary"
+    def __init__(self, canary): self.canary = canary
+
+    def __reduce__(self): return Path.touch, (self.canary,)
+
+
+@pytest.fixture
+def canary(tmp_path):
+    "A file that no test may bring about"
+    yield tmp_path / 'canary'
+    assert not (tmp_path / 'canary').exists()
+
+
+def vouched(folder):
+    "The manifest is made to agree with what is in the folder: a checksum protects against accidents, not against malice"
+    about = json.loads((folder / MANIFEST).read_text())
+    write_manifest(folder, {key: value for key, value in about.items() if key not in ('files', 'sha256')},
+                   list(about['files']))
+
+
+@pytest.mark.provokes('hostile files', rounds=4)
+def test_pickle_under_another_name(there, canary):
+    "Named as each file of a result, with a manifest that vouches for it"
+    bomb = pickle.dumps(Bomb(canary))
+    for name, reading in {WEIGHTS: lambda: load_networks(RUN / WEIGHTS),
+                          'metrics.parquet': lambda: read_table(RUN), 'history.parquet': lambda: read_table(RUN, 'history'),
+                          MANIFEST: lambda: read_manifest(RUN)}.items():
+        content = (RUN / name).read_bytes()
+        (RUN / name).write_bytes(bomb)
+        if name != MANIFEST: vouched(RUN)
+        refused(reading, str(RUN / name))
+        (RUN / name).write_bytes(content)
+        vouched(RUN)
+    shutil.copy(RUN / 'metrics.parquet', 'kept.parquet')
+    for name in ('a.pt', 'networks.pt'):
+        Path(name).write_bytes(bomb)
+        refused(lambda name=name: load_networks(name), name)
+    with pytest.raises(ValueError, match='is no YAML file'):
+        Path('bomb.yaml').write_bytes(bomb)
+        load_config('bomb.yaml')
+    pickle.loads(bomb)  # it is a real one
+    assert canary.exists()
+    canary.unlink()
+
+
+@pytest.mark.provokes('hostile files')
+def test_pickle_of_a_table(there, canary):
+    "pandas can pickle a table, too"
+    frame = pd.DataFrame({'value': [Bomb(canary)]})
+    frame.to_pickle(RUN / 'metrics.parquet')
+    vouched(RUN)
+    refused(lambda: read_table(RUN), 'metrics.parquet')
+
+
+@pytest.mark.provokes('damaged results')
+def test_missing_column(there):
+    "Of a table that its manifest vouches for: written by other code, or by hand"
+    for name, column in (('metrics', 'value'), ('metrics', 'seed'), ('history', 'loss')):
+        path = RUN / f'{name}.parquet'
+        content = path.read_bytes()
+        pd.read_parquet(path).drop(columns=column).to_parquet(path)
+        vouched(RUN)
+        refused(lambda name=name: read_table(RUN, name), str(path), column)
+        refused(lambda name=name: collect([RUN], name), str(path), column)
+        path.write_bytes(content)
+        vouched(RUN)
+
+
+TAGS = ['!!python/object/apply:os.system ["touch {}"]', '!!python/object/apply:pathlib.Path.touch [{}]',
+        '!!python/object/new:os.system ["touch {}"]', '!!python/name:os.system', '!!python/module:os',
+        '!!python/object:modspec.sweep.SweepConfig {{}}']
+
+
+@pytest.mark.provokes('hostile files', rounds=3 * len(TAGS))
+@pytest.mark.parametrize('tag', TAGS)
+def test_python_in_yaml(tmp_path, canary, tag):
+    "in the place of each kind of value"
+    value = tag.format(canary)
+    for text in (value, f'sparsities: [{value}]', f'sparsities: [0.1]\nparameters: {{lr: {value}}}'):
+        path = tmp_path / 'sweep.yaml'
+        path.write_text(text)
+        with pytest.raises(ValueError, match='sweep.yaml is no YAML file: .*python/'): load_config(path)
+
+
+NASTY = '''$(touch canary);'"`touch canary`&[a]é # b: c\\d | >x'''
+
+
+@pytest.mark.provokes('hostile files', rounds=6)
+@pytest.mark.parametrize('value', ['../../../etc/passwd', '/etc/passwd', '$(touch canary)', 'x; touch canary', 'a\nb', NASTY])
+def test_paths_and_shell_in_values(tmp_path, canary, monkeypatch, value):
+    "A value that becomes part of a path or of a command is one of few, or is refused; the names of runs are ours"
+    monkeypatch.chdir(tmp_path)
+    for settings in (dict(dataset=value), dict(architecture=value), dict(parameters={'task': value}),
+                     dict(variations={value: {'walk': 0}}), dict(parameters={value: 1}), {value: 1}):
+        Path('sweep.yaml').write_text(yaml.safe_dump({'sparsities': [.1]} | settings, allow_unicode=True))
+        with pytest.raises(ValueError, match='sweep.yaml: ') as error: load_config('sweep.yaml')
+        assert len(str(error.value).splitlines()) == 1
+    Path('sweep.yaml').write_text('sparsities: [0.1]')
+    answer = CliRunner().invoke(app, ['run', '--config', 'sweep.yaml', '--name', value, '--out', 'out'])
+    assert answer.exit_code == 2 and 'unknown run of sweep.yaml' in answer.stderr and not Path('out').exists()
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('hostile files')
+def test_sweep_of_a_nasty_name(tmp_path, monkeypatch):
+    "Configuration and results whose names are full of what shells and YAML look for, computed by Snakemake for real"
+    monkeypatch.chdir(tmp_path)
+    config = write_config(Path(f'{NASTY[:-2].replace("/", "")}.yaml'), [.5])
+    results = sweep.run_sweep(config, Path(NASTY))
+    assert len(read_table(results)) and results == Path(NASTY)
+    assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith('.')) == sorted([NASTY, config.name])
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('hostile files', rounds=3)
+@pytest.mark.parametrize('name', ['007', 'true', 'a: b'])
+def test_results_that_are_named_like_values(tmp_path, monkeypatch, name):
+    "Snakemake takes words of its command line for numbers, truth values and mappings"
+    monkeypatch.chdir(tmp_path)
+    write_config(Path('sweep.yaml'), [.5])
+    assert f'output: {name}/manifest.json, ' in planned('sweep.yaml', name)
+
+
+@pytest.mark.provokes('hostile files')
+def test_braces(tmp_path):
+    "are Snakemake's own"
+    with pytest.raises(ResultError, match='cannot hold a sweep'): sweep.snakemake_command('sweep.yaml', 'a {x}', 1)
+
+
+# what must not be anywhere
+
+FORBIDDEN = {
+    'pickle': r'\bc?pickle\b|\bjoblib\b|\bdill\b|\bshelve\b|\bmarshal\b|allow_pickle=True',
+    'torch.load': r'\btorch\.(load|save|hub)\b|weights_only=False',
+    'yaml.load': r'\byaml\.(load|full_load|unsafe_load)\b|\b(Full|Unsafe)Loader\b',
+    'a shell': r'shell=True|\bos\.(system|popen)\b|\bgetoutput\b|\bgetstatusoutput\b',
+    'code from text': r'(?<![\w.])(eval|exec|__import__)\(',
+}
+
+
+def sources():
+    "Path and text of all that is executed: modules, benchmarks, the workflow, and the code cells of every notebook"
+    for path in [*ROOT.glob('modspec/*.py'), *ROOT.glob('benchmarks/*.py'), ROOT / 'setup.py', ROOT / 'workflow/Snakefile']:
+        yield path, path.read_text(encoding='utf-8')
+    for path in ROOT.glob('nbs/**/*.ipynb'):
+        if not {'results', '.ipynb_checkpoints'} & set(path.relative_to(ROOT / 'nbs').parts):
+            cells = nbformat.read(path, 4).cells
+            yield path, '\n'.join(cell.source for cell in cells if cell.cell_type == 'code')
+
+
+@pytest.mark.provokes('hostile files', rounds=len(FORBIDDEN))
+@pytest.mark.parametrize('what', FORBIDDEN)
+def test_nowhere(what):
+    found = [(path.relative_to(ROOT).as_posix(), match.group()) for path, text in sources()
+             for match in re.finditer(FORBIDDEN[what], text)]
+    assert found == []
+
+
+@pytest.mark.provokes('hostile files')
+def test_every_value_in_a_shell_command_is_quoted():
+    "The workflow is the one place where a shell is given a command"
+    commands = re.findall(r"shell:\s*((?:'[^'\n]*'\s*)+)", (ROOT / 'workflow' / 'Snakefile').read_text())
+    assert len(commands) == 2
+    values = re.findall(r'{([^}]*)}', ''.join(commands))
+    assert len(values) > 5 and {value for value in values if not value.endswith(':q')} == {'threads'}  # a number
+
+
+# parameters of notebooks
+
+@pytest.mark.provokes('parameters tag', rounds=3)
+@pytest.mark.parametrize('tagged', ['no', 'misspelt', 'two'])
+def test_cells_tagged_otherwise(tmp_path, monkeypatch, tagged):
+    "of a run and of a figure: nothing is executed"
+    for source in (ROOT / 'nbs' / 'runs' / 'sparsity.ipynb', ROOT / 'nbs' / 'figures' / 'accuracy.ipynb'):
+        notebook = nbformat.read(source, 4)
+        cells = [cell for cell in notebook.cells if cell.cell_type == 'code']
+        at = next(i for i, cell in enumerate(cells) if 'parameters' in cell.metadata.get('tags', []))
+        cells[at].metadata['tags'] = {'no': [], 'misspelt': ['parameter'], 'two': ['parameters']}[tagged]
+        if tagged == 'two': cells[at + 1].metadata['tags'] = ['parameters']
+        nbformat.write(notebook, tmp_path / source.name)
+        monkeypatch.setattr('papermill.execute_notebook', lambda *_, **__: pytest.fail('executed'))
+        with pytest.raises(ResultError, match=r'has [02] cells tagged "parameters", not one'):
+            sweep.execute(tmp_path / source.name, tmp_path / 'out.ipynb', {'out': 'x'})
+
+
+@pytest.mark.provokes('parameters tag')
+def test_recorded_p_is_not_the_asked_one(tmp_path):
+    "The run that a notebook with a deaf parameters cell leaves"
+    asked = next(iter(SweepConfig((.5,), seeds=1, architecture='standard').runs().values()))
+    config = write_config(tmp_path / 'sweep.yaml', [.3])
+    computed(next(iter(load_config(config).runs().values())), tmp_path / 'out')
+    refused(lambda: sweep.seal(tmp_path / 'out', asked), "'sparsity': 0.3", "'sparsity': 0.5", 'tagged')

@@ -1,0 +1,690 @@
+"""Processes that are killed, stopped, out of room, in each other's way, or very many: nothing lost, nothing wrong"""
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import yaml
+from safetensors import SafetensorError
+
+from modspec import experiment, sweep
+from modspec.experiment import (
+    RUN_FILES,
+    TABLES,
+    ProgressFile,
+    ResultError,
+    RunConfig,
+    is_finished,
+    read_manifest,
+    read_table,
+    run,
+)
+from modspec.sweep import (
+    RunFailed,
+    collect_sweep,
+    draw_figures,
+    load_config,
+    owned,
+    publish,
+    repository,
+    run_sweep,
+    seal,
+    sweep_status,
+)
+from modspec.training import NonFiniteLoss, Parameters
+
+MODSPEC = Path(sys.executable).with_name('modspec')
+TINY = dict(epochs=1, n_hidden=10, n_pairs=100)
+CONFIG = RunConfig(0.07, seeds=1, architecture='standard', parameters=Parameters(**TINY))
+ROUNDS = int(os.environ.get('MODSPEC_ROUNDS', 20))  # of what is killed at a random moment
+MANY = int(os.environ.get('MODSPEC_MANY', 500))  # runs in one process
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch):
+    "An empty working directory"
+    (tmp_path / 'cwd').mkdir()
+    monkeypatch.chdir(tmp_path / 'cwd')
+    return tmp_path / 'cwd'
+
+
+@pytest.fixture
+def family(monkeypatch):
+    "The living processes that this test has started, however far away they are now; killed at the end"
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv('MODSPEC_TEST', mark)
+
+    def members():
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get('MODSPEC_TEST') == mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    yield members
+    while left := members(): kill(left)
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    "Lets every kernel begin with code of ours; `said` is what its run is told by the environment"
+    folder = tmp_path / 'jupyter' / 'kernels' / 'python3'
+
+    def make(code):
+        folder.mkdir(parents=True)
+        argv = [sys.executable, str(folder / 'kernel.py'), '-f', '{connection_file}']
+        (folder / 'kernel.json').write_text(json.dumps(dict(argv=argv, display_name='python3', language='python')))
+        (folder / 'kernel.py').write_text(
+            'import os, signal, sys, tempfile, threading, time\nfrom pathlib import Path\n'
+            "said = os.environ.get('MODSPEC_PROGRESS', '')\n"
+            f'{code}\nfrom ipykernel.kernelapp import launch_new_instance\nlaunch_new_instance()\n')
+        monkeypatch.setenv('JUPYTER_PATH', str(tmp_path / 'jupyter'))
+        return folder
+
+    return make
+
+
+GATE = """
+import modspec.experiment
+compute, gate = modspec.experiment.compute, os.environ.get('GATE', '')
+def gated(*args):
+    Path(gate + '.reached').touch()
+    while gate and not Path(gate).exists(): sum(range(100_000))
+    return compute(*args)
+modspec.experiment.compute = gated
+"""  # for `kernel`: a run that computes until the file that the environment names exists
+
+
+def kill(processes):
+    for process in processes:
+        with suppress(psutil.NoSuchProcess): process.kill()
+    psutil.wait_procs(processes, timeout=5)
+
+
+def until(true, seconds=300):
+    "Wait for something that other processes do; how long it took"
+    begin = time.monotonic()
+    while not true():
+        assert time.monotonic() - begin < seconds, 'nothing happens'
+        time.sleep(0.05)
+    return time.monotonic() - begin
+
+
+def start(*args, **env):
+    "The command, in a session of its own as if from another terminal"
+    return subprocess.Popen([MODSPEC, *map(str, args)], env=os.environ | env, start_new_session=True, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def modspec(*args, **env):
+    "The command, to its end; what it said on stderr must be one line if it failed"
+    process = start(*args, **env)
+    out, err = process.communicate()
+    lines = [line for line in err.splitlines() if line.startswith('modspec: ')]
+    assert len(lines) == (process.returncode != 0), err
+    return process.returncode, (lines or out.splitlines())[-1]
+
+
+def write_config(path='sweep.yaml', sparsities=(0.01, 1.), **settings):
+    "A sweep's file"
+    values = dict(sparsities=list(sparsities), seeds=1, architecture='standard', parameters=TINY) | settings
+    Path(path).write_text(yaml.safe_dump(values, sort_keys=False))
+    return Path(path)
+
+
+def swept(config, results):
+    "What `run_sweep` leaves, without Snakemake and kernels"
+    for name, of_run in load_config(config).runs().items():
+        out = results / 'runs' / name
+        run(of_run, out)
+        (out / 'notebook.ipynb').write_text('{}')
+        seal(out, of_run)
+    return collect_sweep(config, results)
+
+
+def contents(folder):
+    "Every file below a folder, with its bytes"
+    return {path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in sorted(Path(folder).rglob('*')) if path.is_file()}
+
+
+def finished_runs(results):
+    "The files of the runs that have a manifest, with their bytes and places on the disk"
+    return {path: (path.read_bytes(), path.stat().st_ino)
+            for manifest in Path(results).glob('runs/[!.]*/manifest.json') for path in manifest.parent.iterdir()}
+
+
+def tables_of(results): return [(Path(results) / name).read_bytes() for name in TABLES]
+
+
+def nothing_half_done(results):
+    "No files but those of finished runs, logs and tables"
+    hidden = [path for path in Path(results).rglob('.*') if path.name != '.ipynb_checkpoints']
+    assert hidden == [], hidden
+
+
+# killed sweep
+
+def everybody(command, family): return family()
+def the_command(command, family): return [psutil.Process(command.pid)]
+
+
+def snakemake(command, family):
+    "Or the command, as long as it has not started Snakemake"
+    return [p for p in family() if 'followed_snakemake' in ' '.join(p.cmdline())] or the_command(command, family)
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('killed sweep', rounds=ROUNDS)
+def test_killed_at_a_random_moment(there, family):
+    """The smoke sweep, killed while it runs: all of its processes at once, or only one, which the others notice.
+
+    The same command then ends with the tables of a sweep that nobody interrupted, and leaves finished runs alone.
+    """
+    config, draw = repository() / 'config' / 'smoke.yaml', random.Random(0)
+    begin = time.monotonic()
+    assert modspec('sweep', config, '--out', 'whole', '--cores', 2)[0] == 0
+    seconds, names = time.monotonic() - begin, set(load_config(config).runs())
+    for n in range(ROUNDS):
+        victims, results = (everybody, the_command, snakemake)[n % 3], Path(f'killed {n}')
+        command = start('sweep', config, '--out', results, '--cores', 2)
+        with suppress(subprocess.TimeoutExpired): command.wait(draw.uniform(0, seconds))
+        with suppress(psutil.NoSuchProcess): kill(victims(command, family))
+        command.communicate()
+        until(lambda: not family(), 60)
+        before = finished_runs(results)
+        assert modspec('sweep', config, '--out', results, '--cores', 2)[0] == 0
+        after = finished_runs(results)
+        assert {path: after[path] for path in before} == before
+        assert {path.name for path in (results / 'runs').iterdir()} == names
+        assert tables_of(results) == tables_of('whole')
+        nothing_half_done(results)
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('killed sweep')
+def test_finished_run_whose_snakemake_was_killed(there, family):
+    """A run that ends when its Snakemake is gone already, so that Snakemake holds it for incomplete, is kept.
+
+    What is left of such a moment are the marks of a run that was begun, in Snakemake's own folder.
+    """
+    config = write_config(sparsities=[0.01])
+    assert modspec('sweep', config, '--out', 'results')[0] == 0
+    before, tables = finished_runs('results'), tables_of('results')
+    target = 'results/runs/p=0.01,seeds=0-0/manifest.json'
+    code = ('import sys; from base64 import urlsafe_b64encode as b; from pathlib import Path\n'
+            "folder = Path('.snakemake/incomplete'); folder.mkdir(exist_ok=True, parents=True)\n"
+            '(folder / b(sys.argv[1].encode()).decode()).touch()')
+    subprocess.run([sys.executable, '-c', code, target], check=True)
+    Path('results/manifest.json').unlink()
+    assert modspec('sweep', config, '--out', 'results')[0] == 0
+    assert finished_runs('results') == before and tables_of('results') == tables
+
+
+# orphaned run
+
+@pytest.mark.slow
+@pytest.mark.provokes('orphaned run')
+def test_orphan_finds_its_successor_done(there, kernel, family):
+    "Two commands compute one run; the second to finish discards its work and says so"
+    kernel(GATE)
+    args = ['run', '--config', write_config(), '--name', 'p=1.0,seeds=0-0', '--out', 'out']
+    orphan = start(*args, GATE=str(there / 'gate'))
+    until((there / 'gate.reached').exists)
+    assert modspec(*args) == (0, 'results: out')
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path('out').iterdir()}
+    (there / 'gate').touch()
+    _, said = orphan.communicate()
+    assert orphan.returncode == 1 and 'out was finished by another process meanwhile' in said.splitlines()[-1]
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path('out').iterdir()} == before
+    assert not Path('out.failed').exists() and not [path for path in there.glob('.out*')] and not family()
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('orphaned run')
+def test_successor_finds_the_orphan_done(there, kernel, family):
+    """The other way round, in a sweep: its run loses to one that was started elsewhere, and is not counted as failed.
+
+    Snakemake, which would remove the output of a failed job and again before the next attempt, leaves it alone.
+    """
+    kernel(GATE)
+    config, name = write_config(sparsities=[0.01]), 'p=0.01,seeds=0-0'
+    command = start('sweep', config, '--out', 'results', GATE=str(there / 'gate'))
+    until((there / 'gate.reached').exists)
+    assert modspec('run', '--config', config, '--name', name, '--out', f'results/runs/{name}')[0] == 0
+    before = finished_runs('results')
+    (there / 'gate').touch()
+    _, said = command.communicate()
+    assert command.returncode == 0, said
+    assert 'finished by another process meanwhile' not in (there / 'results' / 'logs' / f'{name}.log').read_text()
+    assert 'Trying to restart job' in (there / 'results' / 'sweep.log').read_text()
+    assert finished_runs('results') == before and len(before) == len(RUN_FILES)
+    nothing_half_done('results')
+
+
+@pytest.mark.provokes('orphaned run', rounds=50)
+def test_one_of_many_wins(tmp_path):
+    "Runs that finish at the same time: one keeps its place, whole, and the others are told that they lost"
+    for n in range(50):
+        place, barrier = tmp_path / str(n), threading.Barrier(8)
+        place.mkdir()
+        (place / 'metrics.parquet').write_text('half')
+
+        def race(racer, place=place, barrier=barrier):
+            own = place.with_name(f'.{place.name}.attempt-{racer}')
+            own.mkdir()
+            for name in ('metrics.parquet', 'manifest.json'): (own / name).write_text(str(racer))
+            barrier.wait()
+            try: publish(own, place)
+            except RunFailed: return None
+            return racer
+
+        with ThreadPoolExecutor(8) as pool: winners = [racer for racer in pool.map(race, range(8)) if racer is not None]
+        assert len(winners) == 1
+        assert {path.name: path.read_text() for path in place.iterdir()} == {
+            'metrics.parquet': str(winners[0]), 'manifest.json': str(winners[0])}
+
+
+def test_progress_is_no_reason_to_fail(tmp_path):
+    "A progress file that cannot be written, because its folder is gone or another process has tidied up"
+    with ProgressFile(tmp_path / 'gone' / 'progress.json', 2) as bar:
+        bar.update()
+        bar.set_description('lost')
+
+
+# killed kernel
+
+DEATHS = {  # by the code of the kernel: what the log says
+    'kill -9': ("""
+def die():
+    while not Path(said).exists(): time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+threading.Thread(target=die, daemon=True).start()
+""", 'the kernel died; was there enough memory'),
+    'memory limit': ("""
+import resource, modspec.experiment
+size = int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGESIZE')
+resource.setrlimit(resource.RLIMIT_AS, [size + 64 * 2**20] * 2)
+""", 'allocate|memory|Memory')}
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('killed kernel')
+@pytest.mark.parametrize('death', DEATHS)
+def test_kernel_dies_in_a_sweep(there, kernel, family, death):
+    """The run is tried once more, then counted as failed, with its notebook and log; another goes on.
+
+    The networks that meet the limit need 16 MB for each copy of their recurrent matrix.
+    """
+    code, reason = DEATHS[death]
+    code = ''.join(f'    {line}\n' for line in code.splitlines())
+    kernel(f"if 'p=0.5,' in said:\n    tempfile.mkstemp(dir={str(there)!r}, suffix='.attempt')\n{code}")
+    size = dict(n_hidden=1000, n_pairs=4, batch_size=2) if death == 'memory limit' else {}
+    config = write_config(sparsities=[0.5, 1.], parameters=TINY | size)
+    code, said = modspec('sweep', config, '--out', 'results', '--cores', 2)
+    assert code == 1 and '1 of 2 runs did not finish (p=0.5,seeds=0-0); see results/sweep.log' in said
+    folder, other = (there / 'results' / 'runs' / f'p={p},seeds=0-0' for p in (0.5, 1.0))
+    assert len(list(there.glob('*.attempt'))) == 2
+    assert re.search(f'p=0.5 failed, .*({reason})', (there / 'results' / 'logs' / f'{folder.name}.log').read_text())
+    assert folder.with_name(f'{folder.name}.failed').joinpath('notebook.ipynb').exists() and not list(folder.glob('*'))
+    nothing_half_done('results')
+    assert is_finished(other, load_config(config).runs()[other.name])
+    assert sweep_status(config, 'results')['state'].tolist() == ['failed', 'done']
+    assert not Path('results/manifest.json').exists() and not family()
+
+
+# two sweeps
+
+@pytest.mark.slow
+@pytest.mark.provokes('two sweeps')
+def test_second_sweep_is_told_who_was_first(there, kernel, family):
+    "The same command, and one of another configuration; the kernel of the operating system forgets those who died"
+    config, other = write_config(sparsities=[0.01]), write_config('other.yaml', [0.3])
+    first = start('sweep', config, '--out', 'results')
+    log = there / 'results' / 'sweep.log'
+    until(lambda: log.exists() and log.read_text().startswith(f'process {first.pid} on '))
+    before = contents(there / 'results' / 'runs')
+    for second in (config, other):
+        with pytest.raises(ResultError, match=f'results is in use by process {first.pid} on .*; wait until it ends'):
+            run_sweep(second, 'results')
+    assert modspec('sweep', config, '--out', 'results')[0] == 2
+    assert first.poll() is None and contents(there / 'results' / 'runs') == before
+    first.kill()
+    first.communicate()
+    with owned(log): assert log.read_text().startswith(f'process {os.getpid()} on ')
+    until(lambda: not family(), 60)
+
+
+@pytest.mark.provokes('two sweeps')
+def test_disk_that_knows_no_locks(tmp_path, monkeypatch):
+    "is no reason to refuse a sweep"
+    def unknown(*_): raise OSError(95, 'Operation not supported')
+    monkeypatch.setattr(sweep.fcntl, 'flock', unknown)
+    with owned(tmp_path / 'sweep.log'), owned(tmp_path / 'sweep.log'): pass
+
+
+# full disk
+
+@contextmanager
+def room_for(size):
+    "No file of this process grows beyond `size` bytes in the block"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@contextmanager
+def full_at(name, monkeypatch, size=100):
+    "Room for `size` bytes whenever a file of that name is written"
+    written_whole = experiment.written_whole
+
+    @contextmanager
+    def limited(path):
+        with written_whole(path) as temporary:
+            if path.name != name: yield temporary
+            else:
+                with room_for(size): yield temporary
+
+    with monkeypatch.context() as patch:
+        for module in (experiment, sweep): patch.setattr(module, 'written_whole', limited)
+        yield
+
+
+@pytest.mark.provokes('full disk')
+@pytest.mark.parametrize('size', [0, 100])
+@pytest.mark.parametrize('name', [*TABLES, 'networks.safetensors', 'manifest.json'])
+def test_no_room_for_a_file_of_a_run(tmp_path, monkeypatch, name, size):
+    "An error, no file of that name nor a half one, no result; with room, the same command ends well"
+    before = contents(run(CONFIG, tmp_path / 'older'))
+    with full_at(name, monkeypatch, size), pytest.raises((OSError, SafetensorError), match='too large'):
+        run(CONFIG, tmp_path / 'out')
+    left = {path.name for path in (tmp_path / 'out').iterdir()}
+    assert left <= {*TABLES, 'networks.safetensors'} and name not in left and contents(tmp_path / 'older') == before
+    with pytest.raises(ResultError, match='is missing'): read_table(tmp_path / 'out')
+    run(CONFIG, tmp_path / 'out')
+    assert tables_of(tmp_path / 'out') == tables_of(tmp_path / 'older')
+
+
+@pytest.mark.provokes('full disk')
+@pytest.mark.parametrize('name', [*TABLES, 'manifest.json'])
+def test_no_room_for_the_tables_of_a_sweep(there, monkeypatch, name):
+    "The older tables stay whole"
+    results = swept(write_config(), there / 'results')
+    before = contents(results)
+    more = write_config('more.yaml', [0.01, 0.5, 1.])
+    of_run = load_config(more).runs()['p=0.5,seeds=0-0']
+    run(of_run, results / 'runs' / 'p=0.5,seeds=0-0')
+    with full_at(name, monkeypatch), pytest.raises(OSError, match='too large'): collect_sweep(more, results)
+    assert {path: data for path, data in contents(results).items() if '=0.5,' not in path} == before
+    assert set(read_table(results)['sparsity']) == {0.01, 1.}
+    nothing_half_done(results)
+    collect_sweep(more, results)
+    assert set(read_table(results)['sparsity']) == {0.01, 0.5, 1.}
+
+
+FULL = """
+import os, subprocess, sys
+from pathlib import Path
+from modspec import experiment
+from modspec.training import NonFiniteLoss, Parameters
+
+subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=128k', 'tmpfs', 'disk'], check=True)
+parameters = Parameters(epochs=1, n_hidden=10, n_pairs=100)
+config = experiment.RunConfig(0.07, seeds=1, architecture='standard', parameters=parameters)
+computed = experiment.compute(config, experiment.load_dataset('digits'), experiment.progress_bar(1))
+experiment.compute = lambda *_: computed
+older, out, filler = Path('disk', 'older'), Path('disk', 'out'), Path('disk', 'filler')
+experiment.run(config, older)
+before, refused = {path: path.read_bytes() for path in older.iterdir()}, 0
+for free in range(0, 80, 4):
+    filler.write_bytes(b'0' * (os.statvfs('disk').f_bavail * os.statvfs('disk').f_frsize - free * 1024))
+    try: experiment.run(config, out)
+    except Exception as error:
+        refused += 1
+        assert 'No space left on device' in str(error), repr(error)
+        assert not list(out.glob('.*')) and not (out / 'manifest.json').exists(), list(out.iterdir())
+    else: break
+    filler.unlink()
+    subprocess.run(['rm', '-rf', out])
+    assert {path: path.read_bytes() for path in older.iterdir()} == before
+print(refused)
+assert refused > 3 and experiment.is_finished(out, config) is True
+"""
+
+
+@pytest.mark.provokes('full disk', rounds=5)
+def test_disk_that_is_full(there):
+    "A disk of 128 KB, with room for ever more of a run: nothing half done at any point, until all of it fits"
+    Path('disk').mkdir()
+    private = ['unshare', '--user', '--map-root-user', '--mount']
+    if not shutil.which('unshare') or subprocess.run([*private, 'true'], capture_output=True).returncode:
+        pytest.skip('needs a mount of its own, which this system does not allow')
+    answer = subprocess.run([*private, sys.executable, '-c', FULL], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert int(answer.stdout.splitlines()[-1]) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('full disk')
+def test_run_without_room_does_not_stop_the_others(there, kernel, family):
+    "In a sweep: the run says why, and the others and what was there before are whole"
+    kernel("if 'p=0.01,' in said:\n    import resource\n    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))")
+    older = swept(write_config('older.yaml', [0.3]), there / 'results') / 'runs'
+    before = contents(older)
+    config = write_config(sparsities=[0.01, 0.3, 1.])
+    code, said = modspec('sweep', config, '--out', 'results', '--cores', 2)
+    assert code == 1 and '1 of 3 runs did not finish (p=0.01,seeds=0-0)' in said
+    log = Path('results/logs/p=0.01,seeds=0-0.log').read_text()
+    assert 'p=0.01 failed' in log and 'too large' in log
+    assert sweep_status(config, 'results')['state'].tolist() == ['failed', 'done', 'done']
+    assert {path: data for path, data in contents(older).items() if path.startswith('p=0.3,')} == before
+    assert set(read_table('results')['sparsity']) == {0.3}  # the older tables
+    assert not [path for path in older.rglob('.*')] and not family()
+
+
+# divergence
+
+POISON = """
+from modspec import training
+step, calls = training.Adadelta.step, []
+def poisoned(self):
+    step(self)
+    calls.append(0)
+    if len(calls) == 2: self.weights[0].data[1] = float('nan')
+training.Adadelta.step = poisoned
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('divergence')
+def test_poisoned_weight_in_a_sweep(there, kernel, family):
+    "The run is marked as failed, its log says which network, epoch and step; no table is made without it"
+    kernel(f"if 'p=0.5,' in said:\n    exec({POISON!r})")
+    config = write_config(sparsities=[0.5, 1.], seeds=2, parameters=TINY | dict(n_pairs=256))
+    code, said = modspec('sweep', config, '--out', 'results', '--cores', 2)
+    assert code == 1 and '1 of 2 runs did not finish (p=0.5,seeds=0-1)' in said
+    log = Path('results/logs/p=0.5,seeds=0-1.log').read_text()
+    assert 'NonFiniteLoss: the loss of network 1 (seed 1) became nan in epoch 1, step 3; lower' in log
+    assert sweep_status(config, 'results')['state'].tolist() == ['failed', 'done']
+    assert not Path('results/manifest.json').exists()
+    for path in Path('results').rglob('metrics.parquet'): assert pd.read_parquet(path)['value'].notna().all()
+    with pytest.raises(ResultError, match='results holds no finished run'): draw_figures('results')
+    assert not family()
+
+
+@pytest.mark.provokes('divergence')
+@pytest.mark.parametrize('lr', [1e6, 1e9])
+def test_enormous_learning_rate(tmp_path, lr):
+    "No number overflows, but the losses are absurd: the run stops, and leaves nothing"
+    parameters = Parameters(epochs=2, n_pairs=2000, lr=lr)
+    message = r'the loss of network \d \(seed \d\) became \d+\.\d+ in epoch 1, step \d+; lower the learning rates'
+    with pytest.raises(NonFiniteLoss, match=message):
+        run(RunConfig(0.5, seeds=2, architecture='standard', parameters=parameters), tmp_path / 'out')
+    assert not list((tmp_path / 'out').iterdir())
+
+
+# order and processes
+
+@pytest.mark.provokes('order and processes')
+def test_fresh_processes_agree(there):
+    "and do not depend on how Python hashes its strings"
+    code = ('import sys; from modspec.experiment import RunConfig, run; from modspec.training import Parameters\n'
+            'p = Parameters(epochs=1, bottleneck_epochs=1, n_hidden=10, n_pairs=200)\n'
+            'run(RunConfig((0.07, 0.5), seeds=2, parameters=p), sys.argv[1])')
+    for seed in ('0', '1', 'random'):
+        subprocess.run([sys.executable, '-c', code, seed], env=os.environ | {'PYTHONHASHSEED': seed}, check=True,
+                       capture_output=True)
+    assert tables_of('0') == tables_of('1') == tables_of('random')
+    files = [read_manifest(seed)['files'] for seed in ('0', '1', 'random')]
+    assert files[0] == files[1] == files[2]  # the weights as well
+
+
+@pytest.mark.provokes('order and processes')
+def test_order_of_sparsities(there):
+    settings = dict(architecture='both', seeds=2, parameters=TINY | dict(bottleneck_epochs=1))
+    one = swept(write_config('one.yaml', [0.01, 0.3, 1.], **settings), there / 'one')
+    other = swept(write_config('other.yaml', [1., 0.01, 0.3], **settings), there / 'other')
+    assert tables_of(one) == tables_of(other)
+
+
+@pytest.mark.provokes('order and processes')
+def test_stack_of_8_or_16(there):
+    "Identical rows; values within the tolerance that other orders of summation need"
+    settings = dict(sparsities=[0.01, 0.3], architecture='both', seeds=8, seeds_per_run=8,
+                    parameters=TINY | dict(bottleneck_epochs=1))
+    eight = swept(write_config('eight.yaml', **settings), there / 'eight')
+    sixteen = swept(write_config('sixteen.yaml', **settings, sparsities_per_run=2), there / 'sixteen')
+    assert [len(load_config(f'{name}.yaml').runs()) for name in ('eight', 'sixteen')] == [2, 1]
+    for name in ('metrics', 'history'):
+        pd.testing.assert_frame_equal(read_table(eight, name), read_table(sixteen, name), check_exact=False,
+                                      rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('order and processes')
+def test_one_or_two_jobs(there, family):
+    config = write_config(seeds=2, seeds_per_run=1)
+    for jobs in (1, 2): assert modspec('sweep', config, '--out', f'results {jobs}', '--cores', jobs)[0] == 0
+    assert tables_of('results 1') == tables_of('results 2')
+
+
+# signals
+
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def stop(command, number, family):
+    "Send a signal; the exit code, the last line on stderr, and the seconds until no process is left"
+    command.send_signal(number)
+    begin = time.monotonic()
+    _, err = command.communicate()
+    until(lambda: not family(), 60)
+    return command.returncode, err.splitlines()[-1], time.monotonic() - begin
+
+
+STOPPED = 'modspec: stopped; the same command goes on from here'
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('signals')
+@pytest.mark.parametrize('number', SIGNALS)
+def test_signal_during_a_run(there, kernel, family, number):
+    "No half a run and no process are left; the same command then ends well"
+    kernel(GATE)
+    args = ['run', '--config', write_config(), '--name', 'p=1.0,seeds=0-0', '--out', 'out']
+    command = start(*args, GATE=str(there / 'gate'))
+    until((there / 'gate.reached').exists)
+    code, said, seconds = stop(command, number, family)
+    assert (code, said) == (SIGNALS[number], STOPPED) and seconds < 30
+    assert {path.name for path in there.iterdir()} == {'sweep.yaml', 'out', 'gate.reached'}
+    assert not list(Path('out').iterdir())
+    assert modspec(*args) == (0, 'results: out')
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('signals')
+@pytest.mark.parametrize('number', SIGNALS)
+@pytest.mark.parametrize('name', ['sweep', 'reproduce'])
+def test_signal_during_a_sweep(there, kernel, family, name, number):
+    "Snakemake, its runs and their kernels end with the command; the finished run stays, the other is computed anew"
+    kernel(f"if 'p=0.01,' in said:\n{''.join(f'    {line}' for line in GATE.splitlines(keepends=True))}")
+    config = write_config()
+    command = start(name, config, '--out', 'results', '--cores', 2, GATE=str(there / 'gate'))
+    runs = {p: there / 'results' / 'runs' / f'p={p},seeds=0-0' for p in (0.01, 1.0)}
+    until((there / 'gate.reached').exists), until((runs[1.0] / 'manifest.json').exists)
+    before = finished_runs('results')
+    code, said, seconds = stop(command, number, family)
+    assert (code, said) == (SIGNALS[number], STOPPED) and seconds < 30
+    nothing_half_done('results')
+    assert {path.name for path in runs[1.0].parent.iterdir()} <= {path.name for path in runs.values()}
+    assert finished_runs('results') == before and not Path('results/manifest.json').exists()
+    run_sweep(config, 'results')
+    assert {path: found for path, found in finished_runs('results').items() if path in before} == before
+    assert set(read_table('results')['sparsity']) == {0.01, 1.}
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('signals')
+@pytest.mark.parametrize('number', SIGNALS)
+def test_signal_while_figures_are_drawn(there, kernel, family, number):
+    "Their kernels end with the command"
+    config = write_config()
+    swept(config, there / 'results')
+    kernel(f'Path({str(there)!r}, str(os.getpid()) + ".kernel").touch()\nif os.environ.get("GATE"): time.sleep(600)')
+    command = start('reproduce', config, '--out', 'results', GATE='closed')
+    until(lambda: list(there.glob('*.kernel')))
+    code, said, seconds = stop(command, number, family)
+    assert (code, said) == (SIGNALS[number], STOPPED) and seconds < 30
+    assert not list(Path('results/figures').glob('*.png'))
+
+
+# many runs
+
+def resources():
+    "Memory in MB, and open files, of this process"
+    process = psutil.Process()
+    return process.memory_info().rss / 2**20, process.num_fds(), process.num_threads()
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('many runs', rounds=MANY)
+def test_many_runs_in_one_process(tmp_path):
+    "Memory and open files are what they were after the first fifty; each run goes to a folder of its own"
+    before = None
+    for n in range(MANY):
+        run(replace(CONFIG, first_seed=n), tmp_path / str(n))
+        if n == MANY // 10: before = resources()
+    (memory, files, threads), (memory_before, files_before, threads_before) = resources(), before
+    assert files <= files_before and threads <= threads_before and memory < memory_before + 30
+    assert len(list(tmp_path.glob('*/manifest.json'))) == MANY
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('many runs', rounds=20)
+def test_many_runs_in_a_sweep(there, family, record_property):
+    "What a run costs beside its computing, in processor time: two imports of PyTorch, a kernel, and Snakemake's share"
+    config = write_config(sparsities=[0.01], seeds=20, seeds_per_run=1)
+    before = sum(os.times()[2:4])
+    assert modspec('sweep', config, '--out', 'results', '--cores', 2)[0] == 0
+    computing = sum(about['seconds']['total'] for about in read_manifest('results')['runs'].values())
+    overhead = (sum(os.times()[2:4]) - before - computing) / 20
+    record_property('seconds of processor time per run', round(overhead, 1))
+    assert overhead < 60 and len(read_manifest('results')['runs']) == 20
+    nothing_half_done('results')
