@@ -97,7 +97,7 @@ def distinct_counts(
 @dataclass(frozen=True)
 class RunConfig:
     "One run: a network for every sparsity and seed"
-    sparsity:float|tuple[float, ...]|list[float] # Fraction p of active interconnections, in [1/N^2, 1], or several
+    sparsity:float|Sequence[float] # Fraction p of active interconnections, in [1/N^2, 1], or several
     dataset:str='digits' # One of `data.LOADERS`
     seeds:int=5 # Number of seeds
     architecture:str='both' # 'standard', 'bottleneck' or 'both'
