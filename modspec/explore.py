@@ -90,17 +90,18 @@ def draw_position(
     p, k = network.sparsities[0], network.n_connections[0]
     here = points[(points['sparsity'] == p) & points['trained']].set_index('metric')['mean']
     if here.empty: raise ValueError(f'sparsity must be one of {sorted(set(points["sparsity"]))}, got {p!r}')
-    fig = Figure(figsize=(PAGE_WIDTH, 3.1), layout='none')
-    ax = fig.add_axes([0.07, 0.135, 0.37, 0.56])
+    fig = Figure(figsize=(PAGE_WIDTH, 3.1))
+    fig.set_layout_engine('none')
+    ax = fig.add_axes((0.07, 0.135, 0.37, 0.56))
     for metric in MAIN_METRICS:
         draw_line(ax, points[points['metric'] == metric], LABELS.get(metric, metric), **appearance(metric))
         ax.plot(p, here[metric], 'o', color=COLORS[metric], markersize=8, markeredgecolor='black')
     finish(ax, points, 'sparsity', 'specialization').xaxis.set_minor_locator(NullLocator())
     ax.axvline(p, color='black', linewidth=0.8, zorder=0)
-    draw_mask(network, fig.add_axes([0.49, 0.135, 0.29, 0.29 * PAGE_WIDTH / 3.1]))
+    draw_mask(network, fig.add_axes((0.49, 0.135, 0.29, 0.29 * PAGE_WIDTH / 3.1)))
     for row, metric in enumerate(MAIN_METRICS):
         m = raw[(raw['metric'] == metric) & (raw['sparsity'] == p)].pivot(index='subnetwork', columns='subtask', values='value')
-        small = draw_matrix(m.to_numpy(), fig.add_axes([0.86, 0.7 - 0.2825 * row, 0.1, 0.1 * PAGE_WIDTH / 3.1]))
+        small = draw_matrix(m.to_numpy(), fig.add_axes((0.86, 0.7 - 0.2825 * row, 0.1, 0.1 * PAGE_WIDTH / 3.1)))
         small.set_title(f'{LABELS.get(metric, metric)}: {here[metric]:.2f}', color=COLORS[metric], fontweight='bold', pad=3)
     small.set(xlabel='digit', ylabel='sub-network', xticks=[0, 1])
     links = 'connection' if k == 1 else 'connections'
@@ -160,8 +161,8 @@ def respond(
     r = readouts(network.weights, states[-1])
     output, winner = decide(r, architecture.decision)
     heard = bool(r.isfinite().any())
-    return Response(torch.stack(states)[:, 0, ..., 0], r[0, ..., 0], winner.item() if heard else None,
-                    output.argmax(1).item() if heard else None)
+    return Response(torch.stack(states)[:, 0, ..., 0], r[0, ..., 0], int(winner) if heard else None,
+                    int(output.argmax(1)) if heard else None)
 
 # %% ../nbs/explore.ipynb #6d513100
 Part = int | tuple[int, ...] # A sub-network, or an index into W_sparse: (direction,) or (direction, to unit, from unit)
@@ -176,7 +177,7 @@ def silence(
     read, pairs = 'br' if 'W_br' in weights else 'hr', directions(network.architecture.n_subnetworks)
     for part in parts:
         if isinstance(part, tuple):
-            weights['W_sparse'][:, *part] = 0
+            weights['W_sparse'].movedim(0, -1)[part] = 0
             continue
         for name in ('W_ih', 'b_ih', 'W_hh', 'b_hh', f'W_{read}'): weights[name][:, part] = 0
         weights['W_sparse'][:, [d for d, (n, _) in enumerate(pairs) if n == part]] = 0
@@ -190,7 +191,7 @@ def silenceable(
 )->list[tuple[str, Part]]: # In words, and as `silence` understands it
     "What can be silenced"
     S, W = network.architecture.n_subnetworks, network.weights['W_sparse'][0]
-    parts = [(f'sub-network {n}', n) for n in range(S)]
+    parts:list[tuple[str, Part]] = [(f'sub-network {n}', n) for n in range(S)]
     parts += [(f'all connections {m} → {n}', (d,)) for d, (n, m) in enumerate(directions(S))]
     for d, (n, m) in enumerate(directions(S)):
         for place in W[d].abs().flatten().argsort(descending=True)[:min(most, network.n_connections[0])].tolist():
@@ -207,8 +208,9 @@ def draw_response(
     parts:Sequence[Part]=(), # What to silence
 )->Figure: # Page width
     "Two digits, the states over time, both read-outs, and who decides"
-    now, whole, target = respond(silence(network, parts), images), respond(network, images), TASKS['parity'](shown).item()
-    fig = Figure(figsize=(PAGE_WIDTH, 2.9), layout='none')
+    now, whole, target = respond(silence(network, parts), images), respond(network, images), int(TASKS['parity'](shown))
+    fig = Figure(figsize=(PAGE_WIDTH, 2.9))
+    fig.set_layout_engine('none')
     axes = fig.subplots(2, 3, width_ratios=(1, 3, 2.4), gridspec_kw=dict(
         left=0.02, right=0.985, bottom=0.13, top=0.79, hspace=0.35, wspace=0.2))
     side = int(images.shape[1] ** 0.5)
@@ -304,8 +306,9 @@ def draw_learning(
     title:str, # What is trained, and how far it is
 )->Figure: # Page width
     "A learning curve that may not be complete"
-    fig = Figure(figsize=(PAGE_WIDTH, 2.1), layout='none')
-    ax = fig.add_axes([0.07, 0.2, 0.9, 0.66])
+    fig = Figure(figsize=(PAGE_WIDTH, 2.1))
+    fig.set_layout_engine('none')
+    ax = fig.add_axes((0.07, 0.2, 0.9, 0.66))
     for name, values, color in zip(('in training', 'held-out pairs'), zip(*curve), ('0.6', 'black')):
         ax.plot(range(1, len(curve) + 1), values, 'o-', color=color, label=name, clip_on=False)
     ax.axhline(0.1, color='0.5', linewidth=0.6, linestyle='--')
