@@ -46,7 +46,7 @@ class Record:
         return report
 
     def pytest_sessionfinish(self, exitstatus):
-        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED): return  # an interrupted one says little
+        if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED): return  # interrupted: says little
         temporary = self.path.with_name(f'.{self.path.name}.{os.getpid()}.tmp')
         with open(temporary, 'w', newline='') as f:
             rows = csv.DictWriter(f, ['row', 'test', 'rounds', 'outcome', 'seconds'], lineterminator='\n')

@@ -27,10 +27,10 @@ NAN, INF = math.nan, math.inf
 # The parameters by the paper's symbols: epochs, batch size, q, T, N and one that is a fraction of whole numbers
 NAMED = ['epochs', 'batch_size', 'mask_fraction', 'n_steps', 'n_hidden', 'lr']
 anything = st.one_of(
-    st.integers(), st.integers(-3, 3), st.floats(), st.floats(-1, 2), st.sampled_from([NAN, INF, -INF, 0., 1., 1e-5, 2.]),
+    st.integers(), st.integers(-3, 3), st.floats(), st.floats(-1, 2), st.sampled_from([NAN, INF, -INF, 0., 1., 1e-5]),
     st.integers().map(str), st.floats().map(str), st.sampled_from(['1', '0.5', '1e-3', 'nan', 'true', '', ' ', 'cpu']),
-    st.booleans(), st.none(), st.text(max_size=5), st.dates(), st.binary(max_size=3), st.lists(st.floats(0, 1), max_size=2),
-    st.dictionaries(st.text(max_size=2), st.integers(), max_size=1))
+    st.booleans(), st.none(), st.text(max_size=5), st.dates(), st.binary(max_size=3),
+    st.lists(st.floats(0, 1), max_size=2), st.dictionaries(st.text(max_size=2), st.integers(), max_size=1))
 
 
 def is_number(value): return isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -77,7 +77,6 @@ def assert_refused(answer, name, folder, files):
     assert sorted(path.name for path in folder.rglob('*')) == files
 
 
-@pytest.mark.slow
 @provokes
 @many
 @given(st.sampled_from(['sparsity', 'seeds', 'seeds_per_run', 'dataset', 'architecture', *NAMED]), anything)
@@ -102,12 +101,11 @@ def test_sweeps_file(name, value):
 
 
 words = st.one_of(st.text(max_size=6), st.integers().map(str), st.floats().map(str), st.floats(-1, 2).map(str),
-                  st.integers(-2, 3).map(str), st.sampled_from(['nan', 'inf', '-inf', '1e-3', 'True', '1,5', '0x10', '']))
+                  st.integers(-2, 3).map(str), st.sampled_from(['nan', 'inf', '-inf', 'True', '1,5', '0x10', '']))
 OPTIONS = {'sparsity': number, 'seeds': whole, 'first_seed': whole, 'epochs': whole, 'batch_size': whole,
            'dataset': str, 'architecture': str}
 
 
-@pytest.mark.slow
 @provokes
 @many
 @given(st.sampled_from(list(OPTIONS)), words)
