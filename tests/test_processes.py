@@ -321,8 +321,12 @@ threading.Thread(target=die, daemon=True).start()
 """, 'the kernel died; was there enough memory'),
     'memory limit': ("""
 import resource, modspec.experiment
-size = int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGESIZE')
-resource.setrlimit(resource.RLIMIT_AS, [size + 64 * 2**20] * 2)
+compute = modspec.experiment.compute
+def limited(*args):
+    size = int(Path('/proc/self/statm').read_text().split()[0]) * os.sysconf('SC_PAGESIZE')
+    resource.setrlimit(resource.RLIMIT_AS, [size + 16 * 2**20] * 2)
+    return compute(*args)
+modspec.experiment.compute = limited
 """, 'allocate|memory|Memory')}
 
 
