@@ -157,8 +157,8 @@ def publish(
     place:Path, # Its name, a folder that holds nothing or the rest of an interrupted run
 )->None:
     "Give a run its name; `RunFailed` if another process was quicker"
-    place.mkdir(exist_ok=True) # Snakemake may have tidied up after an attempt that failed
-    with locked(place, wait=True):
+    with locked(place.parent, wait=True): # not of `place` itself, which is about to be replaced
+        place.mkdir(exist_ok=True) # Snakemake may have tidied up after an attempt that failed
         if (place / 'manifest.json').exists():
             raise RunFailed(f'{place} was finished by another process meanwhile; that result stays, this one is discarded')
         shutil.rmtree(place)
