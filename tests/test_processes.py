@@ -685,7 +685,7 @@ def test_many_runs_in_one_process(tmp_path):
 @pytest.mark.slow
 @pytest.mark.provokes('many runs', rounds=20)
 def test_many_runs_in_a_sweep(there, family):
-    "What a run costs beside its computing, in processor time: two imports of PyTorch, a kernel, and Snakemake's share"
+    "What a run costs beside its computing, in processor time (shown by -s): imports, a kernel, and Snakemake's share"
     config = write_config(sparsities=[0.01], seeds=20, seeds_per_run=1)
     before = sum(os.times()[2:4])
     assert modspec('sweep', config, '--out', 'results', '--cores', 2)[0] == 0
