@@ -330,7 +330,7 @@ def test_results_that_are_named_like_values(tmp_path, monkeypatch, name):
     "Snakemake takes words of its command line for numbers, truth values and mappings"
     monkeypatch.chdir(tmp_path)
     write_config(Path('sweep.yaml'), [.5])
-    assert f'output: {name}/manifest.json, ' in planned('sweep.yaml', name)
+    assert f'output: {name}/manifest.json (update), ' in planned('sweep.yaml', name)
 
 
 @pytest.mark.provokes('hostile files')
