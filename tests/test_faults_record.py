@@ -1,0 +1,60 @@
+"""The record of provoked faults: every row of the chapter's table has tests, and what became of them is written"""
+import csv
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+from conftest import ROWS
+
+ROOT = Path(__file__).resolve().parent.parent
+TESTS = '''
+import pytest
+@pytest.mark.provokes('oracles', rounds=3)
+@pytest.mark.parametrize('a', [1, 2, 3])
+def test_thrice(a):
+    if a == 2: pytest.skip('not here')
+@pytest.mark.slow
+@pytest.mark.provokes('signals')
+def test_slow(): raise SystemError
+@pytest.mark.provokes('oracles')
+@pytest.mark.skip(reason='never')
+def test_never(): pass
+def test_other(): pass
+'''
+
+
+def test_rows_of_the_chapter():
+    "are those that tests may name, and each is named by one"
+    cells = nbformat.read(ROOT / 'nbs' / 'faults.ipynb', 4).cells
+    values = {}
+    exec(next(cell.source for cell in cells if cell.source.startswith('ROWS = ')), values)
+    assert sorted(values['ROWS']) == sorted(ROWS)
+    tests = ''.join(path.read_text(encoding='utf-8') for path in ROOT.glob('tests/test_*.py') if path != Path(__file__))
+    assert set(re.findall(r"provokes\('([^']*)'", tests)) == set(ROWS)
+
+
+def recorded(folder, *options):
+    command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', *options, '--record=found.csv', 'tests']
+    code = subprocess.run(command, cwd=folder, capture_output=True).returncode
+    if not (folder / 'found.csv').exists(): return code, None
+    with open(folder / 'found.csv', newline='') as f: rows = list(csv.DictReader(f))
+    return code, [tuple(row.values())[:4] for row in rows]
+
+
+def test_record(tmp_path):
+    "A line per test that provokes: failed if it failed once, skipped if it never ran; with rounds that took place"
+    (tmp_path / 'tests').mkdir()
+    shutil.copy(ROOT / 'tests' / 'conftest.py', tmp_path / 'tests')
+    (tmp_path / 'tests' / 'test_x.py').write_text(TESTS)
+    thrice = 'oracles', 'tests/test_x.py::test_thrice', '6', 'passed'
+    never = 'oracles', 'tests/test_x.py::test_never', '0', 'skipped'
+    slow = 'signals', 'tests/test_x.py::test_slow', '1', 'failed'
+    for _ in range(2):  # also over an older record
+        assert recorded(tmp_path, '-m', 'provokes') == (1, [slow, never, thrice])
+    assert recorded(tmp_path, '-m', 'not slow') == (0, [never, thrice])
+    (tmp_path / 'tests' / 'test_x.py').write_text(TESTS.replace("'signals'", "'signal'"))
+    (tmp_path / 'found.csv').unlink()
+    assert recorded(tmp_path, '-m', 'provokes') == (4, None)
