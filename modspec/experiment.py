@@ -487,7 +487,7 @@ class LogLines:
         if not now and time_now - self.said < self.every: return
         self.said = time_now
         line = f'{self.text}, {self.n / self.total:.0%} after {(time_now - self.begin) / 60:.0f} min'
-        print(line, file=sys.stderr, flush=True)
+        print(line + '\n', end='', file=sys.stderr, flush=True) # whole in one write
 
     def __enter__(self): return self
     def __exit__(self, *error): pass
