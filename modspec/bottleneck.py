@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from .data import Dataset, Digits, generators, held_out_pairs
 from .network import Ensemble, affine
-from .training import (Adadelta, Parameters, check_finite, epoch_pairs, final_states, n_batches, pairs_per_epoch)
+from .training import (Adadelta, Parameters, batches, check_finite, epoch_pairs, final_states, n_batches, pairs_per_epoch)
 
 # %% ../nbs/05_bottleneck.ipynb #c78fa41f
 @torch.no_grad()
@@ -62,9 +62,8 @@ def retrain_readouts(
         x = states.gather(3, order[:, None, None].expand(-1, S, units + 1, -1))
         target = shown.gather(2, order[:, None].expand(-1, K, -1))
         losses = []
-        for step in range(n_batches(n_pairs, size)):
-            batch = slice(step * size, (step + 1) * size)
-            loss, W.grad = readout_gradient(W, x[..., batch], target[..., batch])
+        for some_x, some_target in zip(batches(x, size), batches(target, size)):
+            loss, W.grad = readout_gradient(W, some_x, some_target)
             optimizer.step()
             losses.append(loss)
             if bar is not None: bar.update(1)

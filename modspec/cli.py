@@ -303,7 +303,7 @@ def machine()->Iterator[Finding]:
     threads = os.environ.get('OMP_NUM_THREADS', 'not set')
     yield Finding('python', f'{platform.python_version()}, {sys.executable}')
     yield Finding('processor', f'{platform.machine()}, {os.cpu_count()} threads; products in bf16: '
-                               f'{"its own" if native_bf16() else "imitated, slowly (leave precision at float32)"}')
+                               f'{"its own" if native_bf16() else "imitated, slowly (leave precision at fp32)"}')
     yield Finding('threads', f'PyTorch uses {torch.get_num_threads()} unless told; OMP_NUM_THREADS is {threads}')
     for i in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(i)

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['SCREEN_DPI', 'Part', 'LIVE', 'sweep_means', 'draw_mask', 'draw_matrix', 'draw_position', 'as_png', 'sparsity_slider',
            'position_panel', 'Response', 'respond', 'silence', 'silenceable', 'draw_response', 'draw_readout',
-           'verdict', 'response_panel', 'train_by_epoch', 'draw_learning', 'training_panel']
+           'verdict', 'response_panel', 'draw_learning', 'training_panel']
 
 # %% ../nbs/explore.ipynb #0a5a8310
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import count
@@ -25,15 +25,14 @@ from matplotlib.ticker import NullLocator
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .data import TASKS, Dataset, as_inputs, generators, held_out_pairs
+from .data import TASKS, Dataset, as_inputs, held_out_pairs
 from .figures import (COLORS, LABELS, MAIN_METRICS, PAGE_WIDTH, appearance, averaged, draw_line, finish,
                              metric_or_error, use_style)
 from .modularity import q_from_sparsity
 from .network import (Architecture, Ensemble, decide, directions, hidden_states, init_ensemble, input_drive,
                              readouts)
 from .specialization import metric_rows, specialization
-from .training import (Parameters, epoch_pairs, evaluate, make_optimizers, n_epochs, pairs_per_epoch,
-                              train_epoch)
+from .training import Parameters, evaluate, train_by_epoch
 
 # %% ../nbs/explore.ipynb #9c911139
 def sweep_means(
@@ -279,25 +278,6 @@ def response_panel(
     hint = widgets.HTML('Ctrl-click (⌘-click): several parts, or none.')
     return widgets.VBox([widgets.HBox([widgets.VBox([choice, pair, hint]), parts]), image])
 
-# %% ../nbs/explore.ipynb #923c36d9
-def train_by_epoch(
-    ensemble:Ensemble, # Untrained networks; left as they are
-    dataset:Dataset, # What to train on
-    parameters:Parameters, # How to train
-)->Iterator[tuple[Ensemble, Tensor]]: # After each epoch, the networks so far and their accuracy in it
-    "`train`, with a look at the networks after each epoch"
-    weights = {name: w.clone().requires_grad_() for name, w in ensemble.weights.items()}
-    trained = replace(ensemble, weights=weights)
-    optimizer, deep_r = make_optimizers(trained, parameters)
-    streams, n_pairs = generators(ensemble.seeds, 'training pairs'), pairs_per_epoch(dataset, parameters)
-    with tqdm(disable=True) as bar:
-        for epoch in range(1, n_epochs(ensemble.architecture, parameters) + 1):
-            pairs = epoch_pairs(dataset.train.labels, n_pairs, streams, ensemble.architecture.n_subnetworks)
-            _, accuracy = train_epoch(trained, dataset.train, pairs, parameters, optimizer, deep_r, epoch, bar)
-            yield trained.detached(), accuracy
-            optimizer.lr *= parameters.decay
-            deep_r.decay(parameters.connection_decay)
-
 # %% ../nbs/explore.ipynb #eb962c45
 @use_style()
 def draw_learning(
@@ -336,7 +316,7 @@ def training_panel(
         name = f'fresh, p = {slider.value:g}, seed {seed}'
         start = init_ensemble(Architecture(dataset.n_pixels), [seed], slider.value)
         try:
-            for network, accuracy in train_by_epoch(start, dataset, LIVE):
+            for network, _, accuracy in train_by_epoch(start, dataset, LIVE, bar=tqdm(disable=True)):
                 curve.append((accuracy.item(), evaluate(network, dataset.test)[0].item()))
                 title = f'{name}: epoch {len(curve)} of {LIVE.epochs}, {curve[-1][1]:.0%} right on held-out pairs'
                 image.value = as_png(draw_learning(curve, LIVE.epochs, title))

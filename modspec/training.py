@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['RANGES', 'CHOICES', 'LARGEST_LOSS', 'Parameters', 'check_parameters', 'batch_loss', 'gather_batch', 'adadelta_pass',
            'Adadelta', 'epoch_pairs', 'batches', 'n_batches', 'pairs_per_epoch', 'NonFiniteLoss', 'check_finite',
-           'n_epochs', 'n_training_steps', 'make_optimizers', 'train', 'train_epoch', 'final_states', 'evaluate']
+           'n_epochs', 'n_training_steps', 'make_optimizers', 'train', 'train_by_epoch', 'train_epoch', 'final_states',
+           'evaluate']
 
 # %% ../nbs/04_training.ipynb #6e50612a
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import sqrt
 from numbers import Real
 
@@ -172,9 +173,9 @@ def epoch_pairs(
     return torch.stack(pairs).to(labels.device)
 
 def batches(
-    pairs:Tensor, # Indices of images, shape (networks, sub-networks, pairs)
+    pairs:Tensor, # Indices of images, or what belongs to the pairs of an epoch, shape (..., pairs)
     batch_size:int, # Pairs per batch; a last, smaller batch is dropped unless it is the only one
-)->Iterator[Tensor]: # Each of shape (networks, sub-networks, batch_size)
+)->Iterator[Tensor]: # Each of shape (..., batch_size)
     "Cut an epoch into batches"
     for step in range(n_batches(pairs.shape[-1], batch_size)):
         yield pairs[..., step * batch_size:(step + 1) * batch_size]
@@ -250,19 +251,29 @@ def train(
     if bar is None:
         with tqdm(total=n_training_steps(dataset, ensemble.architecture, parameters), desc='training') as bar:
             return train(ensemble, dataset, parameters, bar=bar)
+    epochs = list(train_by_epoch(ensemble, dataset, parameters, bar=bar))
+    history = [pd.DataFrame(dict(architecture=ensemble.architecture.name, seed=ensemble.seeds, epoch=epoch,
+                                 n_connections=ensemble.n_connections, loss=loss.tolist(), accuracy=accuracy.tolist()))
+               for epoch, (_, loss, accuracy) in enumerate(epochs, 1)]
+    return epochs[-1][0], pd.concat(history, ignore_index=True)
+
+def train_by_epoch(
+    ensemble:Ensemble, # Untrained networks; left as they are
+    dataset:Dataset, # What to train on, on the same device
+    parameters:Parameters, # How to train
+    *, bar:tqdm, # Advanced by one per step
+)->Iterator[tuple[Ensemble, Tensor, Tensor]]: # Networks, and their loss and accuracy (networks,) in the epoch
+    "The networks after each epoch, which the next one changes in place"
     weights = {name: w.clone().requires_grad_() for name, w in ensemble.weights.items()}
-    trained = Ensemble(ensemble.architecture, weights, ensemble.seeds, ensemble.n_connections)
+    trained = replace(ensemble, weights=weights)
     optimizer, deep_r = make_optimizers(trained, parameters)
     streams, n_pairs = generators(ensemble.seeds, 'training pairs'), pairs_per_epoch(dataset, parameters)
-    history = []
     for epoch in range(1, n_epochs(ensemble.architecture, parameters) + 1):
         pairs = epoch_pairs(dataset.train.labels, n_pairs, streams, ensemble.architecture.n_subnetworks)
         loss, accuracy = train_epoch(trained, dataset.train, pairs, parameters, optimizer, deep_r, epoch, bar)
-        history.append(pd.DataFrame(dict(architecture=ensemble.architecture.name, seed=ensemble.seeds, epoch=epoch,
-                                         n_connections=ensemble.n_connections, loss=loss.tolist(), accuracy=accuracy.tolist())))
+        yield trained.detached(), loss, accuracy
         optimizer.lr *= parameters.decay
         deep_r.decay(parameters.connection_decay)
-    return trained.detached(), pd.concat(history, ignore_index=True)
 
 # %% ../nbs/04_training.ipynb #2d17660f
 def train_epoch(

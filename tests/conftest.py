@@ -81,6 +81,14 @@ def smoke(tmp_path_factory) -> Smoke:
 
 
 @pytest.fixture
+def there(tmp_path, monkeypatch):
+    "An empty working directory, so that Snakemake knows nothing of the past"
+    (tmp_path / 'cwd').mkdir()
+    monkeypatch.chdir(tmp_path / 'cwd')
+    return tmp_path / 'cwd'
+
+
+@pytest.fixture
 def checkout(tmp_path, monkeypatch):
     "Lets runs use a run notebook of our own: the committed one with cells after its parameters, or without its tag"
     from modspec import sweep

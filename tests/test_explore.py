@@ -195,7 +195,7 @@ def test_button_trains(dataset, monkeypatch):
     first, second = found.values()
     assert first.sparsities == [0.1] and not torch.equal(first.weights['W_hh'], second.weights['W_hh'])
 
-    def fail(*_): raise NonFiniteLoss('no more')
+    def fail(*_, **__): raise NonFiniteLoss('no more')
     monkeypatch.setattr(explore, 'train_by_epoch', fail)
     button.click()  # ipywidgets reports the error and goes on
     assert not button.disabled and len(found) == 2

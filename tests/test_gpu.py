@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_experiment import Counter
 
 from modspec import bottleneck, training, weight_mask
 from modspec.data import load_dataset
@@ -16,14 +17,7 @@ DIGITS = load_dataset('digits')
 SHORT = Parameters(n_pairs=1280, epochs=1, bottleneck_epochs=1, readout_epochs=1)
 
 
-class Count:
-    "A progress bar that only counts"
-    def __init__(self): self.n = 0
-    def update(self, n): self.n += n
-    def set_description(self, *args, **kwargs): pass
-
-
-class Strict(Count):
+class Strict(Counter):
     "From the first step of a loop to the last, an error for whatever waits for the GPU"
     def update(self, n):
         super().update(n)
@@ -88,5 +82,5 @@ def test_connections_keep_number_and_sign():
 @pytest.mark.provokes('threads and devices')
 def test_a_whole_run():
     config = RunConfig(sparsity=(1e-4, 1.), seeds=2, parameters=replace(SHORT, precision='bf16'))
-    result = compute(config, DIGITS.to('cuda'), Count())
+    result = compute(config, DIGITS.to('cuda'), Counter())
     assert result.metrics.value.notna().all() and set(result.metrics.seed) == {0, 1}

@@ -19,8 +19,8 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
-import yaml
 from safetensors import SafetensorError
+from test_sweep import CONFIG, TINY, contents, swept, write_config
 
 from modspec import experiment, sweep
 from modspec.experiment import (
@@ -43,24 +43,13 @@ from modspec.sweep import (
     publish,
     repository,
     run_sweep,
-    seal,
     sweep_status,
 )
 from modspec.training import NonFiniteLoss, Parameters
 
 MODSPEC = Path(sys.executable).with_name('modspec')
-TINY = dict(epochs=1, n_hidden=10, n_pairs=100)
-CONFIG = RunConfig(0.07, seeds=1, architecture='standard', parameters=Parameters(**TINY))
 ROUNDS = int(os.environ.get('MODSPEC_ROUNDS', 20))  # of what is killed at a random moment
 MANY = int(os.environ.get('MODSPEC_MANY', 500))  # runs in one process
-
-
-@pytest.fixture
-def there(tmp_path, monkeypatch):
-    "An empty working directory"
-    (tmp_path / 'cwd').mkdir()
-    monkeypatch.chdir(tmp_path / 'cwd')
-    return tmp_path / 'cwd'
 
 
 @pytest.fixture
@@ -141,29 +130,6 @@ def modspec(*args, **env):
     lines = [line for line in err.splitlines() if line.startswith('modspec: ')]
     assert len(lines) == (process.returncode != 0), err
     return process.returncode, (lines or out.splitlines())[-1]
-
-
-def write_config(path='sweep.yaml', sparsities=(0.01, 1.), **settings):
-    "A sweep's file"
-    values = dict(sparsities=list(sparsities), seeds=1, architecture='standard', parameters=TINY) | settings
-    Path(path).write_text(yaml.safe_dump(values, sort_keys=False))
-    return Path(path)
-
-
-def swept(config, results):
-    "What `run_sweep` leaves, without Snakemake and kernels"
-    for name, of_run in load_config(config).runs().items():
-        out = results / 'runs' / name
-        run(of_run, out)
-        (out / 'notebook.ipynb').write_text('{}')
-        seal(out, of_run)
-    return collect_sweep(config, results)
-
-
-def contents(folder):
-    "Every file below a folder, with its bytes"
-    return {path.relative_to(folder).as_posix(): path.read_bytes()
-            for path in sorted(Path(folder).rglob('*')) if path.is_file()}
 
 
 def finished_runs(results):
@@ -438,7 +404,7 @@ def test_no_room_for_the_tables_of_a_sweep(there, monkeypatch, name):
     of_run = load_config(more).runs()['p=0.5,seeds=0-0']
     run(of_run, results / 'runs' / 'p=0.5,seeds=0-0')
     with full_at(name, monkeypatch), pytest.raises(OSError, match='too large'): collect_sweep(more, results)
-    assert {path: data for path, data in contents(results).items() if '=0.5,' not in path} == before
+    assert {path: data for path, data in contents(results).items() if '=0.5,' not in str(path)} == before
     assert set(read_table(results)['sparsity']) == {0.01, 1.}
     nothing_half_done(results)
     collect_sweep(more, results)
@@ -500,7 +466,7 @@ def test_run_without_room_does_not_stop_the_others(there, kernel, family):
     log = Path('results/logs/p=0.01,seeds=0-0.log').read_text()
     assert 'p=0.01 failed' in log and 'too large' in log
     assert sweep_status(config, 'results')['state'].tolist() == ['failed', 'done', 'done']
-    assert {path: data for path, data in contents(older).items() if path.startswith('p=0.3,')} == before
+    assert {path: data for path, data in contents(older).items() if path.parts[0].startswith('p=0.3,')} == before
     assert set(read_table('results')['sparsity']) == {0.3}  # the older tables
     assert not [path for path in older.rglob('.*')] and not family()
 

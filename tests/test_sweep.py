@@ -69,11 +69,11 @@ def contents(folder):
             for path in sorted(Path(folder).rglob('*')) if path.is_file()}
 
 
-def write_config(path, sparsities=(0.01, 1.), **settings):
+def write_config(path='sweep.yaml', sparsities=(0.01, 1.), **settings):
     "A sweep's file"
     values = dict(sparsities=list(sparsities), seeds=1, architecture='standard', parameters=TINY) | settings
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
-    return path
+    Path(path).write_text(yaml.safe_dump(values, sort_keys=False))
+    return Path(path)
 
 
 def one_run(p, path='sweep.yaml'):
@@ -92,14 +92,6 @@ def swept(config, results):
     "What `run_sweep` leaves, without Snakemake"
     for name, run in load_config(config).runs().items(): computed(run, results / 'runs' / name)
     return collect_sweep(config, results)
-
-
-@pytest.fixture
-def there(tmp_path, monkeypatch):
-    "An empty working directory, so that Snakemake knows nothing of the past"
-    (tmp_path / 'cwd').mkdir()
-    monkeypatch.chdir(tmp_path / 'cwd')
-    return tmp_path / 'cwd'
 
 
 @pytest.fixture
