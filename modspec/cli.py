@@ -203,14 +203,19 @@ def figures(
     with clear_errors(): report_figures(draw_figures(results, out))
 
 @app.command()
-def collect(config:Config, out:Out=None):
+def collect(
+    config:Config, out:Out=None,
+    finished_only:Annotated[bool, typer.Option('--finished-only', help='Leave out runs that are not finished; figures say how many')]=False,
+):
     """
-    Join the tables of a sweep's finished runs into one (a sweep does this by itself).
+    Join the tables of a sweep's runs into one (a sweep does this by itself when all are finished).
 
     Example: `modspec collect config/quick.yaml`
     """
     from modspec.sweep import collect_sweep
-    with clear_errors(): typer.echo(f'tables: {collect_sweep(config, out or default_results(config))}')
+    with clear_errors():
+        results = collect_sweep(config, out or default_results(config), finished_only=finished_only)
+        typer.echo(f'tables: {results}')
 
 # %% ../nbs/13_cli.ipynb #b370f72f
 @app.command()

@@ -326,14 +326,17 @@ def figure_accuracy(
 
 # %% ../nbs/11_figures.ipynb #d5176b0f
 def planned_networks(
-    config:dict, # What was asked for: `sparsities` (or one `sparsity`), `seeds`, `architecture`
+    config:dict, # What was asked for: `sparsities` (or one `sparsity`), `seeds`, `architecture`, `parameters`
     architectures:Sequence[str], # The architectures that a figure shows
 )->pd.DataFrame: # One row per network: `architecture`, `sparsity`, `seed`
     "The networks that a sweep, or a run, should have left"
     asked = [a for a in architectures if config['architecture'] in ('both', a)]
     names = 'architecture', 'sparsity', 'seed'
-    sparsities = config['sparsities'] if 'sparsities' in config else [config['sparsity']]
-    return pd.DataFrame(product(asked, sparsities, range(config['seeds'])), columns=names)
+    possible = config['parameters']['n_hidden']**2 # a table holds p as a fraction of these
+    sparsities = config['sparsities'] if 'sparsities' in config else np.atleast_1d(config['sparsity'])
+    p = [max(1, round(p * possible)) / possible for p in sparsities]
+    first = config.get('first_seed', 0) # of a run
+    return pd.DataFrame(product(asked, p, range(first, first + config['seeds'])), columns=names)
 
 def failures(
     table:pd.DataFrame, # Metrics table, reduced to the metrics that the figure shows

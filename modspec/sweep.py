@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['SWEEP_BAR', 'EXTENDED', 'PACKING', 'repository', 'RunFailed', 'notebook_parameters', 'private_sockets', 'execute',
            'run_notebook', 'attempt', 'locked', 'seal', 'publish', 'progress_file', 'forget_progress', 'read_progress',
-           'polling', 'shown_progress', 'SweepConfig', 'run_name', 'seeds_in_words', 'load_config', 'find_run',
-           'check_variations', 'owned', 'ask_to_stop', 'is_alive', 'end', 'followed_snakemake', 'snakemake_command',
-           'run_sweep', 'planned', 'sweep_progress', 'meaning', 'is_collected', 'is_complete', 'run_state',
-           'sweep_status', 'seconds_left', 'join_tables', 'collect_sweep', 'draw_figures', 'kill_kernels', 'verify']
+           'polling', 'shown_progress', 'SweepConfig', 'run_name', 'seeds_in_words', 'load_config', 'refuse_twice',
+           'find_run', 'check_variations', 'owned', 'ask_to_stop', 'is_alive', 'end', 'followed_snakemake',
+           'snakemake_command', 'plain', 'run_sweep', 'planned', 'sweep_progress', 'meaning', 'is_collected',
+           'is_complete', 'run_state', 'why_unfinished', 'sweep_status', 'seconds_left', 'join_tables', 'collect_sweep',
+           'draw_figures', 'kill_kernels', 'verify']
 
 # %% ../nbs/12_sweep.ipynb #962664a0
 import fcntl, json, os, re, shutil, signal, socket, subprocess, sys, tempfile, threading, time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from glob import escape
 from importlib import resources
@@ -105,6 +106,7 @@ def run_notebook(
                 execute(notebook, partial / 'notebook.ipynb', notebook_parameters(config, partial, device, threads))
             seal(partial, config)
         except Exception as error:
+            with suppress(OSError): (partial / 'reason.txt').write_text(f'{error}\n') # a full disk may be the reason
             shutil.rmtree(failed, ignore_errors=True)
             os.replace(partial, failed)
             raise RunFailed(f'p={config.p_in_words} failed, {error}; see {failed / "notebook.ipynb"}') from error
@@ -117,14 +119,16 @@ def attempt(
     place:Path, # Final folder of a run
 )->Iterator[Path]: # A folder beside it, locked as long as this process lives
     "A folder for one attempt at a run; those of attempts that were killed are removed"
-    for left in place.parent.glob(f'.{escape(place.name)}.attempt-*'):
-        with locked(left) as ours:
-            if ours: shutil.rmtree(left, ignore_errors=True)
     partial = place.with_name(f'.{place.name}.attempt-{os.getpid()}')
-    partial.mkdir()
-    try:
-        with locked(partial): yield partial
-    finally: shutil.rmtree(partial, ignore_errors=True)
+    with ExitStack() as held:
+        with locked(place.parent, wait=True): # nobody finds the new folder before it is locked
+            for left in place.parent.glob(f'.{escape(place.name)}.attempt-*'):
+                with locked(left) as ours:
+                    if ours: shutil.rmtree(left, ignore_errors=True)
+            partial.mkdir()
+            held.enter_context(locked(partial))
+        try: yield partial
+        finally: shutil.rmtree(partial, ignore_errors=True)
 
 @contextmanager
 def locked(
@@ -270,9 +274,12 @@ def load_config(
     path:str|Path, # A YAML file
 )->SweepConfig:
     "Read and check a sweep; `ValueError` with the file's name and what is wrong with it"
-    try: values = yaml.safe_load(Path(path).read_text())
+    try:
+        text = Path(path).read_text()
+        refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader))
+        values = yaml.safe_load(text)
     except OSError as error: raise ValueError(f'{path} cannot be read: {error.strerror}') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error: # such as a date that the calendar does not have
         raise ValueError(f'{path} is no YAML file: {" ".join(str(error).split())}') from error
     try:
         known(values, [f.name for f in fields(SweepConfig)], 'setting')
@@ -287,6 +294,19 @@ def load_config(
         hint = '; in YAML write {1}.0e{2}, not {0}'.format(*number.groups()) if number else ''
         raise ValueError(f'{path}: {error}{hint}') from error
     return replace(sweep, sparsities=tuple(float(p) for p in listed))
+
+def refuse_twice(
+    node:yaml.Node|None, # A YAML file, or a part of one
+    depth:int=3, # Levels to look at: settings, variations, their parameters
+)->None:
+    "`ValueError` for a name that a mapping gives twice, of which PyYAML would take the last"
+    if not depth or not isinstance(node, yaml.MappingNode): return
+    lines:dict[str, int] = {}
+    for name, value in node.value:
+        line = name.start_mark.line + 1
+        if str(name.value) in lines: raise ValueError(f'{name.value!r} stands there twice, in lines {lines[name.value]} and {line}')
+        if isinstance(name, yaml.ScalarNode): lines[name.value] = line
+        refuse_twice(value, depth - 1)
 
 def find_run(
     config:str|Path, # The sweep's YAML file
@@ -363,7 +383,7 @@ def followed_snakemake()->None:
     command = int(sys.argv.pop(1))
     def follow():
         while os.getppid() == command: time.sleep(0.5)
-        ask_to_stop(os.getpid(), '--profile' in sys.argv)
+        ask_to_stop(os.getpid(), sys.argv[sys.argv.index('--profile') + 1] != 'none')
         time.sleep(10)
         os.killpg(os.getpid(), signal.SIGKILL)
     threading.Thread(target=follow, daemon=True).start()
@@ -381,15 +401,21 @@ def snakemake_command(
 )->list[str]:
     "The command line that computes a sweep"
     if set('{}') & set(str(results)): raise ResultError(f'{results} cannot hold a sweep: Snakemake needs the braces; choose another with --out')
-    more = ['--profile', str(profile)] if profile else []
+    more = ['--profile', str(profile or 'none'), '--workflow-profile', 'none'] # no other one, whatever lies around
     if dry_run: more += ['--dry-run', '--quiet', 'host', 'reason']
     if anew: more += ['--forcerun', 'collect']
     follow = 'from modspec.sweep import followed_snakemake; followed_snakemake()'
     return [sys.executable, '-c', follow, str(os.getpid()), '--snakefile', str(repository() / 'workflow' / 'Snakefile'),
             '--cores', str(cores), '--keep-going', '--retries', '1', '--ignore-incomplete', '--keep-incomplete',
             '--rerun-triggers', 'mtime', 'input', '--nolock', *more, '--config',
-            *(f'{name}={quote(os.path.join(".", path))}' for name, path in dict(sweep=config, results=results).items()),
+            *(f'{name}={quote(plain(path))}' for name, path in dict(sweep=config, results=results).items()),
             f'device={device}'] # quoted: Snakemake would read a folder named 007 as the number 7, and a: b as a mapping
+
+def plain(
+    path:str|Path, # A path as the user gave it
+)->str:
+    "A path without `..`, below which Snakemake would keep its copies of older results in other places than it thinks"
+    return os.path.abspath(path) if '..' in Path(path).parts else os.path.join('.', path)
 
 def run_sweep(
     config:str|Path, # The sweep's YAML file
@@ -418,8 +444,9 @@ def run_sweep(
                 if process.returncode != 0: end(process, cluster=bool(profile))
     if code:
         bad = [folder.name for folder in folders if not (folder / 'manifest.json').exists()]
-        raise RunFailed(f'{len(bad)} of {len(folders)} runs did not finish ({"; ".join(bad)}); '
-                        f'see {log} and {log.parent}/logs')
+        what = (f'{len(bad)} of {len(folders)} runs did not finish ({"; ".join(bad)}); see' if bad else
+                f'all {len(folders)} runs are finished, but their tables were not joined; see {results}/logs/collect.log,')
+        raise RunFailed(f'{what} {log} and {results}/logs')
     return results
 
 # %% ../nbs/12_sweep.ipynb #890fc2ea
@@ -478,13 +505,17 @@ def is_collected(
 )->bool:
     "Whether the folder holds this sweep's tables; `ResultError` if another's, which shares no run with it"
     if not (results / 'manifest.json').exists(): return False
-    found, asked = read_manifest(results, verify=False)['config'], meaning(sweep)
+    try: manifest = read_manifest(results, verify=False)
+    except ResultError:
+        if (results / 'runs').is_dir(): return False # from these the tables are made anew
+        raise
+    found, asked = manifest['config'], meaning(sweep)
     found['parameters'] = as_recorded(Parameters()) | found.get('parameters', {}) # one that is new did not exist then
     changed = difference(*({k: v for k, v in c.items() if k not in EXTENDED} for c in (found, asked)))
     if changed: raise ResultError(f'{results} holds other results ({changed}); choose another with --out')
     try: read_manifest(results)
     except ResultError: return False
-    return found == asked
+    return found == asked and not manifest.get('missing')
 
 def is_complete(
     results:Path, # Folder of a sweep, which need not exist
@@ -510,6 +541,13 @@ def run_state(
         return dict(state='running', progress=state['n'] / state['total'], seconds=None)
     return dict(state='failed' if folder.with_name(f'{folder.name}.failed').exists() else 'missing', progress=0., seconds=None)
 
+def why_unfinished(
+    folder:Path, # Folder of a run that has no manifest
+)->str:
+    "Why the last attempt at a run failed, or that there is none"
+    try: return folder.with_name(f'{folder.name}.failed').joinpath('reason.txt').read_text().strip()
+    except OSError: return 'no attempt has ended'
+
 def sweep_status(
     config:str|Path, # The sweep's YAML file
     results:str|Path, # Folder of the results
@@ -533,12 +571,13 @@ def join_tables(
     sweep:SweepConfig, # A sweep
     results:Path, # Its folder
     name:str, # 'metrics' or 'history'
+    missing:Container[str]=(), # Names of the runs to leave out
 )->pd.DataFrame:
     "A table of all runs, sorted by variation, sparsity, architecture and seed"
     folders:dict[str, list[Path]] = {}
     tables = []
     for folder, (variation, _) in zip(sweep.folders(results), sweep.packs()):
-        folders.setdefault(variation, []).append(folder)
+        if folder.name not in missing: folders.setdefault(variation, []).append(folder)
     for variation, of_variation in folders.items():
         order = ['n_connections', 'architecture', 'seed'] # rows of one network keep their order
         table = collect(of_variation, name).sort_values(order, kind='stable', ignore_index=True)
@@ -549,25 +588,31 @@ def join_tables(
 def collect_sweep(
     config:str|Path, # The sweep's YAML file
     results:str|Path, # Folder of the results
+    *, finished_only:bool=False, # Leave out the runs that are not finished, and say in the manifest which and why?
 )->Path: # The folder
     "Join the tables of all runs of a sweep; `ResultError` if one is missing, damaged or of another configuration"
     sweep, results = load_config(config), Path(results)
     is_collected(results, sweep)
-    runs, packages = {}, set()
+    runs, packages, missing = {}, set(), {}
     for folder, run in sweep.folders(results).items():
+        if finished_only and not (folder / 'manifest.json').exists():
+            missing[folder.name] = why_unfinished(folder)
+            continue
         manifest = read_manifest(folder, verify=False) # `collect` verifies
         if manifest['config'] != as_recorded(run):
             raise ResultError(f'{folder} is a run of another configuration than {config}')
         runs[folder.name] = {name: manifest[name] for name in ('device', 'threads', 'versions', 'seconds')}
         packages.add(manifest['package'])
+    if not runs: raise ResultError(f'no run of {config} is finished in {results}; compute some with: modspec sweep {config}')
     if len(packages) > 1: raise ResultError(f'{results}/runs come from {len(packages)} versions of the code; run the older ones again')
-    tables = {name: join_tables(sweep, results, name) for name in ('metrics', 'history')}
+    tables = {name: join_tables(sweep, results, name, missing) for name in ('metrics', 'history')}
     with attempt(results / 'tables') as partial: # the older tables stay if this one finds no room
         for name, table in tables.items():
             with written_whole(partial / f'{name}.parquet') as temporary: table.to_parquet(temporary, index=False)
-        write_manifest(partial, dict(config=meaning(sweep), package=packages.pop(), runs=runs), TABLES)
-        (results / 'manifest.json').unlink(missing_ok=True)
-        for name in (*TABLES, 'manifest.json'): os.replace(partial / name, results / name)
+        write_manifest(partial, dict(config=meaning(sweep), package=packages.pop(), runs=runs, missing=missing), TABLES)
+        with locked(results, wait=True): # by another that does the same at this moment
+            (results / 'manifest.json').unlink(missing_ok=True)
+            for name in (*TABLES, 'manifest.json'): os.replace(partial / name, results / name)
     return results
 
 # %% ../nbs/12_sweep.ipynb #9ca3a1d0
@@ -582,8 +627,11 @@ def draw_figures(
     out = Path(out or results / 'figures')
     out.mkdir(parents=True, exist_ok=True)
     notebooks = sorted((repository() / 'nbs' / 'figures').glob('*.ipynb'))
-    def draw(notebook): execute(notebook, out / notebook.name, dict(results=str(results), out=str(out)))
-    with ThreadPoolExecutor(len(notebooks)) as pool:
+    def draw(notebook):
+        try: execute(notebook, partial / notebook.name, dict(results=str(results), out=str(out)))
+        except RunFailed as error: raise RunFailed(f'{notebook.name} failed, {error}') from error
+        os.replace(partial / notebook.name, out / notebook.name)
+    with attempt(out / 'pages') as partial, ThreadPoolExecutor(len(notebooks)) as pool:
         try:
             for _ in tqdm(pool.map(draw, notebooks), total=len(notebooks), desc='figures', disable=not watched()): pass
         except (KeyboardInterrupt, SystemExit): # the threads end with their kernels

@@ -68,6 +68,8 @@ class Parameters:
 
     def __post_init__(self):
         check_parameters(self)
+        for f in fields(self): # one spelling for equal numbers, which a manifest can hold: 1 and Fraction(1) are 1.0
+            if f.name in RANGES and f.type in (float, 'float'): object.__setattr__(self, f.name, float(getattr(self, f.name)))
         if self.precision == 'auto': object.__setattr__(self, 'precision', 'bf16' if native_bf16() else 'fp32')
 
 # %% ../nbs/04_training.ipynb #911f5b0a

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import asdict, fields, replace
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
@@ -693,3 +694,39 @@ def test_manifest_that_vouches_for_too_little(altered):
     write_manifest(altered, {'config': {}}, ['metrics.parquet'])
     assert damages(altered) == dict.fromkeys(
         (altered / 'history.parquet', altered / 'networks.safetensors'), 'is not in the manifest')
+
+
+def test_every_legal_number_can_be_recorded():
+    "and equal numbers are equal runs"
+    odd, plain = Parameters(lr=np.float32(.5), decay=Fraction(1, 2), walk=0), Parameters(lr=.5, decay=.5, walk=0.)
+    assert json.dumps(experiment.as_recorded(odd)) == json.dumps(experiment.as_recorded(plain))
+
+
+@pytest.mark.provokes('damaged results')
+def test_other_ends_of_lines_are_damage(tmp_path):
+    "A manifest whose text means the same, but is not that which was written"
+    write_manifest(tmp_path, dict(config={}), [])
+    whole = (tmp_path / 'manifest.json').read_bytes()
+    at = [i for i, byte in enumerate(whole) if byte == ord('\n')]
+    assert len(at) > 3
+    for i in at:
+        (tmp_path / 'manifest.json').write_bytes(whole[:i] + b'\r' + whole[i + 1:])
+        with pytest.raises(ResultError, match='does not have the checksum that it says'): read_manifest(tmp_path)
+
+
+@pytest.mark.provokes('divergence')
+def test_metric_that_is_nan(tmp_path, monkeypatch):
+    "A metric of somebody else's: nothing is published"
+    monkeypatch.setitem(experiment.METRICS, 'odd', experiment.Metric(
+        lambda ensemble, *_, **__: dict(odd=torch.full((len(ensemble.seeds), 1, 1), float('nan')))))
+    config = RunConfig(1., seeds=2, architecture='standard', parameters=Parameters(epochs=1, n_hidden=10, n_pairs=100))
+    with pytest.raises(ValueError, match=r'the metric odd is not finite for the networks of seeds \[0, 1\]'):
+        run(config, tmp_path / 'out')
+    assert not list((tmp_path / 'out').iterdir())
+
+
+def test_probe_of_a_killed_process_does_no_harm(tmp_path, monkeypatch):
+    "Killed between making sure that a folder can be written to and tidying up"
+    monkeypatch.setattr(Path, 'unlink', lambda *_, **__: None)
+    experiment.make_folder(tmp_path)
+    assert list(tmp_path.iterdir()) and not experiment.is_finished(tmp_path, RunConfig(1.))

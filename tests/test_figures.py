@@ -311,7 +311,7 @@ def test_panels(table):
 
 # words
 
-CONFIG = dict(sparsities=[1e-4, .01, 1.], seeds=3, architecture='both')
+CONFIG = dict(sparsities=[1e-4, .01, 1.], seeds=3, architecture='both', parameters=dict(n_hidden=100))
 
 
 def test_caption(table):
@@ -321,7 +321,8 @@ def test_caption(table):
         assert part in text
     assert 'without markers' not in figures.caption(table[table['trained']], CONFIG)
     assert 'MNIST' in figures.caption(table.assign(dataset='mnist'), CONFIG)
-    single = figures.caption(make_table(sparsities=[.01], seeds=[0]), dict(sparsity=.01, seeds=1, architecture='both'))
+    of_run = dict(sparsity=.0101, seeds=1, first_seed=5, architecture='both', parameters=dict(n_hidden=100))
+    single = figures.caption(make_table(sparsities=[.0101], seeds=[5]), of_run)
     assert 'n = 1 seed,' in single and 'one sparsity, p = 0.01' in single and 'none of 2 networks' in single
     assert 'n = 2–3 seeds' in figures.caption(table[(table['seed'] < 2) | (table['metric'] == 'cka')], CONFIG)
     with pytest.raises(ValueError, match='no trained networks'): figures.caption(table[~table['trained']], CONFIG)
@@ -339,6 +340,8 @@ def test_failures_are_counted(table):
     more = CONFIG | dict(sparsities=[1e-4, .01, .1, 1.], seeds=4)
     assert figures.failures(only, more) == (
         'Failed: 7 of 16 networks (1 at p = 0.0001, 1 at p = 0.01, 4 at p = 0.1, 1 at p = 1).')
+    odd = make_table(sparsities=[.0002])  # what 0.00016 of 10,000 connections are
+    assert figures.failures(odd, CONFIG | dict(sparsities=[.00016])) == 'Failed: none of 6 networks.'
     untrained = table[~lost | ~table['trained']]  # a network that failed in training was measured before it
     assert 'Failed: 2 of 18' in figures.failures(untrained, CONFIG)
     standard = table[table['architecture'] == 'standard']

@@ -33,6 +33,7 @@ from modspec.experiment import (
     read_manifest,
     read_table,
 )
+from modspec.figures import caption
 from modspec.sweep import (
     RunFailed,
     SweepConfig,
@@ -915,3 +916,79 @@ def test_verify_wants_results(tmp_path):
 def test_committed_results_are_whole():
     "what the figures and claims of the paper are read from"
     assert sweep.verify(repository() / 'results' / 'paper')[1] == {}
+
+
+# what is left of sweeps that went wrong
+
+@pytest.mark.provokes('damaged results', rounds=3)
+@pytest.mark.parametrize('damage', [b'', b'{', b'{"config": 1}'])
+def test_damaged_manifest_of_tables(there, no_kernel, damage):
+    "The tables are made anew from the runs; without these the folder is refused"
+    config = write_config()
+    results = swept(config, there / 'results')
+    tables, manifest = [(results / name).read_bytes() for name in TABLES], (results / 'manifest.json').read_bytes()
+    (results / 'manifest.json').write_bytes(damage)
+    with pytest.raises(ResultError, match='manifest.json is damaged: .*; modspec collect, or the same modspec sweep'):
+        read_table(results)
+    assert not is_collected(results, load_config(config))
+    collect_sweep(config, results)
+    assert [(results / name).read_bytes() for name in TABLES] == tables
+    assert (results / 'manifest.json').read_bytes() == manifest
+    (results / 'manifest.json').write_bytes(damage)
+    shutil.rmtree(results / 'runs')
+    with pytest.raises(ResultError, match='delete the folder and run again'): is_collected(results, load_config(config))
+
+
+@pytest.mark.provokes('divergence')
+def test_tables_of_what_is_finished(there):
+    "Only when asked to: what is missing, and why, is in the manifest; captions count it; the next sweep computes it"
+    config = write_config(sparsities=[0.01, 0.5, 1.])
+    results = swept(config, there / 'results')
+    lost, other = (results / 'runs' / f'p={p},seeds=0-0' for p in (0.5, 1.))
+    for folder in (lost, other): os.replace(folder, there / folder.name)
+    failed = lost.with_name(f'{lost.name}.failed')
+    failed.mkdir()
+    (failed / 'reason.txt').write_text('NonFiniteLoss: the loss became nan\n')
+    with pytest.raises(ResultError, match='holds no finished run'): collect_sweep(config, results)
+    collect_sweep(config, results, finished_only=True)
+    manifest = read_manifest(results)
+    assert manifest['missing'] == {lost.name: 'NonFiniteLoss: the loss became nan', other.name: 'no attempt has ended'}
+    table = read_table(results)
+    assert set(table['sparsity']) == {0.01} and set(manifest['runs']) == {'p=0.01,seeds=0-0'}
+    assert 'Failed: 2 of 3 networks (1 at p = 0.5, 1 at p = 1).' in caption(table, manifest['config'])
+    assert not is_collected(results, load_config(config))
+    for folder in (lost, other): os.replace(there / folder.name, folder)
+    assert read_manifest(collect_sweep(config, results))['missing'] == {} and is_collected(results, load_config(config))
+    shutil.rmtree(results / 'runs')
+    with pytest.raises(ResultError, match='no run of sweep.yaml is finished in'):
+        collect_sweep(config, results, finished_only=True)
+
+
+@pytest.mark.provokes('illegal values', rounds=4)
+@pytest.mark.parametrize('text, reason', [
+    ('sparsities: [1]\nseeds: 1\nseeds: 2\n', "'seeds' stands there twice, in lines 2 and 3"),
+    ('sparsities: [1]\nparameters:\n  epochs: 1\n  epochs: 2\n', "'epochs' stands there twice, in lines 3 and 4"),
+    ('sparsities: [1]\nvariations: {a: {lr: 1}, a: {lr: 2}}\n', "'a' stands there twice, in lines 2 and 2"),
+    ('sparsities: [2020-13-45]\n', 'month must be in 1..12')])
+def test_yaml_that_means_two_things_or_none(tmp_path, text, reason):
+    path = tmp_path / 'sweep.yaml'
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f'^{path} .*{reason}'): load_config(path)
+
+
+def test_no_profile_but_the_one_asked_for():
+    command = sweep.snakemake_command('sweep.yaml', 'results', 1)
+    assert [command[command.index(name) + 1] for name in ('--profile', '--workflow-profile')] == ['none', 'none']
+    command = sweep.snakemake_command('sweep.yaml', '../results', 1, profile='slurm')
+    assert command[command.index('--profile') + 1] == 'slurm'
+    assert f'results={Path.cwd().parent / "results"}' in command
+
+
+@pytest.mark.provokes('parameters tag')
+def test_misspelt_parameter_of_papermill_alone(tmp_path):
+    "papermill only warns; the run notebook refuses, before any work"
+    notebook, out = repository() / 'nbs' / 'runs' / 'sparsity.ipynb', tmp_path / 'out'
+    command = [Path(sys.executable).with_name('papermill'), notebook, tmp_path / 'page.ipynb', '-k', 'python3']
+    said = subprocess.run([*command, '-p', 'out', out, '-p', 'sparsty', '0.1'], capture_output=True, text=True)
+    assert "unknown parameter 'sparsty'; did you mean 'sparsity'?" in said.stderr
+    assert said.returncode and not out.exists()
