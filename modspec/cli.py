@@ -9,7 +9,7 @@ __all__ = ['app', 'Config', 'Results', 'Threads', 'Device', 'Download', 'FRACTIO
            'libraries', 'machine', 'surroundings', 'doctor', 'explore']
 
 # %% ../nbs/13_cli.ipynb #9a74bc3d
-import os, platform, shutil, signal, sys
+import logging, os, platform, shutil, signal, sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -59,6 +59,7 @@ def stopped_cleanly():
     try: yield
     except (KeyboardInterrupt, SystemExit):
         typer.echo('modspec: stopped; the same command goes on from here', err=True)
+        logging.getLogger('asyncio').setLevel(logging.CRITICAL) # which would add that the kernel has died
         raise
     finally: signal.signal(signal.SIGTERM, before)
 

@@ -102,7 +102,7 @@ def test_damaged_manifest(there, damage):
     content = path.read_bytes()
     for _ in range(ROUNDS[damage]):
         path.write_bytes(DAMAGE[damage](content, rng))
-        if b'"sha256"' not in path.read_bytes(): continue
+        if damage == 'flipped' and b'"sha256"' not in path.read_bytes(): continue
         refused(lambda: read_manifest(RUN), str(path), 'damaged')
         refused(lambda: collect_sweep('sweep.yaml', 'results'), str(path))
 
