@@ -186,7 +186,7 @@ MNIST = pytest.mark.provokes('damaged data')
 
 @MNIST
 def test_no_network(tmp_path, monkeypatch):
-    "A real attempt to download, to which nobody answers: path and way out, exit code 2, and nothing is left"
+    "A real attempt to download, to which nobody answers: path and way out, exit code 2, and nothing is left of it"
     for name in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY', 'ALL_PROXY'):
         monkeypatch.setenv(name, 'http://127.0.0.1:9')
     for name in ('no_proxy', 'NO_PROXY'): monkeypatch.delenv(name, raising=False)
@@ -196,7 +196,8 @@ def test_no_network(tmp_path, monkeypatch):
     answer = CliRunner().invoke(app, args)
     line, = [line for line in answer.stderr.splitlines() if line.startswith('modspec: ')]
     assert answer.exit_code == 2 and 'could not be downloaded' in line
-    assert [path for path in tmp_path.rglob('*') if path.is_file()] == [] and not (tmp_path / 'out').exists()
+    left = [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob('*'))]
+    assert left == ['data', 'data/MNIST', 'data/MNIST/raw']  # empty folders
 
 
 @MNIST
@@ -341,13 +342,48 @@ def test_braces(tmp_path):
 
 # what must not be anywhere
 
+def imported(module, names): return rf'\bfrom\s+{module}\s+import\s*(\([^)]*|[^(\n]*)\b({names})\b'
+
+
 FORBIDDEN = {
-    'pickle': r'\bc?pickle\b|\bjoblib\b|\bdill\b|\bshelve\b|\bmarshal\b|allow_pickle=True',
-    'torch.load': r'\btorch\.(load|save|hub)\b|weights_only=False',
-    'yaml.load': r'\byaml\.(load|full_load|unsafe_load)\b|\b(Full|Unsafe)Loader\b',
-    'a shell': r'shell=True|\bos\.(system|popen)\b|\bgetoutput\b|\bgetstatusoutput\b',
-    'code from text': r'(?<![\w.])(eval|exec|__import__)\(',
+    'pickle': r'(?i:pickle)(?!s\b|\s*=\s*False)|\b(joblib|dill|shelve|marshal)\b',
+    'torch.load': r'\btorch\.(load|save|hub|package|serialization|jit\.load)\b|weights_only\s*=\s*False|'
+                  + imported('torch', r'load|save|hub|package|serialization'),
+    'yaml.load': r'\byaml\.((full_|unsafe_)?load(_all)?)\b|\bC?(Full|Unsafe)?Loader\b(?!=)|'
+                 + imported('yaml', r'(full_|unsafe_)?load(_all)?'),
+    'a shell': r'\bshell\s*=\s*(True|1)|\bos\.(system|popen)\b|\bget(status)?output\b|\bcreate_subprocess_shell\b|'
+               + imported('os', r'system|popen') + r'|(?m:^\s*(%%?(system|sx|sh|bash|script)\b|!))',
+    'code from text': r'(?<![\w.])(builtins\.)?(eval|exec|compile|__import__)\s*\(',
 }
+HARMFUL = {
+    'pickle': ['import pickle', 'import cPickle', 'from pickle import loads', 'pd.read_pickle(path)',
+               'table.to_pickle(path)', 'import cloudpickle', 'import _pickle', 'import pickle5', 'unpickle(path)',
+               'numpy.load(path, allow_pickle=True)', 'np.load(path, allow_pickle = flag)', 'joblib.load(path)',
+               'from joblib import load', 'import dill', 'shelve.open(path)', 'marshal.loads(data)'],
+    'torch.load': ['torch.load(path)', 'from torch import load', 'from torch import nn, load as read',
+                   'from torch import (\n    nn,\n    load,\n)', 'torch.save(weights, path)', 'torch.jit.load(path)',
+                   "torch.hub.load('a', 'b')", 'torch.serialization.load(path)', 'f(path, weights_only=False)'],
+    'yaml.load': ['yaml.load(text)', 'yaml.load_all(text)', 'yaml.full_load(text)', 'yaml.full_load_all(text)',
+                  'yaml.unsafe_load(text)', 'yaml.unsafe_load_all(text)', 'f(text, Loader=yaml.Loader)',
+                  'yaml.FullLoader(text)', 'yaml.UnsafeLoader(text)', 'f(text, Loader=CLoader)',
+                  'from yaml import load', 'from yaml import YAMLError, unsafe_load'],
+    'a shell': ['subprocess.run(line, shell=True)', 'subprocess.run(line, shell = True)', 'os.system(line)',
+                'os.popen(line)', 'subprocess.getoutput(line)', 'subprocess.getstatusoutput(line)',
+                'from os import path, system', 'asyncio.create_subprocess_shell(line)', '!ls {folder}', '%%bash\nls',
+                '    %system ls'],
+    'code from text': ['eval(text)', 'x = exec (text)', "__import__('os')", 'builtins.exec(text)',
+                       "f(compile(text, '', 'exec'))"],
+}
+HARMLESS = [
+    'np.load(path, allow_pickle=False)', "'pickles under other names'", 'yaml.safe_load(text)',
+    'yaml.safe_load_all(text)', 'f(text, Loader=yaml.SafeLoader)', 'yaml.YAMLError', 'DataLoader(pairs)', 'loader: DataLoader,',
+    'load_networks(path)',
+    'from torch.utils.data import DataLoader', 'from torch import Tensor, nn\n\ndef load(path): pass',
+    'from safetensors.torch import load_file, save_file', 'from yaml import safe_load', 'json.load(f)',
+    'subprocess.run(words)', 'shell = ask()', "shell:\n    'modspec run --config {SWEEP:q}'", 'os.replace(a, b)',
+    'import os, sys', 'system = Modular()', 'network.eval()', 'evaluate(network)', 're.compile(pattern)',
+    'execute(notebook)', 'if a != b: pass', '%matplotlib inline', 'a = b %system', "'100%'",
+]
 
 
 def sources():
@@ -367,6 +403,17 @@ def test_nowhere(what):
     found = [(path.relative_to(ROOT).as_posix(), match.group()) for path, text in sources()
              for match in re.finditer(FORBIDDEN[what], text)]
     assert found == []
+
+
+@pytest.mark.parametrize('what, line', [(what, line) for what in FORBIDDEN for line in HARMFUL[what]])
+def test_search_finds(what, line):
+    "whatever comes before and after"
+    assert re.search(FORBIDDEN[what], line) and re.search(FORBIDDEN[what], f'import os\n{line}\nx = 1\n')
+
+
+@pytest.mark.parametrize('line', HARMLESS)
+def test_search_passes_over(line):
+    assert [what for what in FORBIDDEN if re.search(FORBIDDEN[what], line)] == []
 
 
 @pytest.mark.provokes('hostile files')

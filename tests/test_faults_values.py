@@ -2,6 +2,7 @@
 import math
 import os
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,22 +14,39 @@ from typer.testing import CliRunner
 
 from modspec import sweep
 from modspec.cli import app, number, whole
-from modspec.data import LOADERS
-from modspec.experiment import ARCHITECTURES, RunConfig, check_device, check_threads
-from modspec.sweep import load_config
-from modspec.training import CHOICES, RANGES, Parameters
+from modspec.experiment import RunConfig, check_device, check_threads
+from modspec.sweep import SweepConfig, load_config
+from modspec.training import Parameters
 
 ROUNDS = 200
 many = settings(max_examples=ROUNDS, deadline=None)
 provokes = pytest.mark.provokes('illegal values', rounds=ROUNDS)
-WHOLE = [name for name in RANGES if isinstance(getattr(Parameters(), name), int)]
 NAN, INF = math.nan, math.inf
 
-# The parameters by the paper's symbols: epochs, batch size, q, T, N and one that is a fraction of whole numbers
-NAMED = ['epochs', 'batch_size', 'mask_fraction', 'n_steps', 'n_hidden', 'lr']
+# What is legal, said once more: nothing here is taken from the package
+WHOLE = {  # name: (least, most)
+    'n_hidden': (2, 10_000), 'n_bottleneck': (1, 10_000), 'n_subnetworks': (2, 10), 'n_steps': (2, 1000),
+    'n_pairs': (0, 100_000_000)}
+WHOLE |= {f'{part}epochs': (1, 10_000) for part in ('', 'bottleneck_', 'readout_', 'mask_')}
+WHOLE |= {f'{part}batch_size': (1, 1_000_000) for part in ('', 'readout_', 'mask_')}
+FRACTIONS = ['mask_fraction', 'decay', 'connection_decay', 'readout_decay']  # in (0, 1]
+BETAS = ['rho', 'connection_beta']  # in [0, 0.999999]
+RATES = ['lr', 'connection_lr_sparse', 'connection_lr_dense', 'readout_lr', 'mask_lr']  # in (0, 1e9]
+STRENGTHS = ['walk', 'l1']  # in [0, 1e9]
+CHOICES = {
+    'dataset': ['digits', 'mnist'], 'architecture': ['standard', 'bottleneck', 'both'],
+    'task': ['parity', 'parity_sentence'], 'inputs': ['unit', 'standardized'], 'message': ['inside', 'before'],
+    'decision': ['max', 'absolute'], 'connection_start': ['uniform', 'normal'], 'mask_scores': ['own', 'incoming'],
+    'precision': ['fp32', 'bf16', 'auto']}
+OF_A_RUN = {'seeds': (1, 10_000), 'first_seed': (0, 1_000_000)}
+OF_A_SWEEP = {'seeds': (1, 10_000), 'seeds_per_run': (1, 10_000), 'sparsities_per_run': (1, 10_000)}
+COUNTS = WHOLE | OF_A_RUN | OF_A_SWEEP
+NUMBERS = [*WHOLE, *FRACTIONS, *BETAS, *RATES, *STRENGTHS]
+NAMES = [field.name for field in fields(Parameters)]  # among them epochs, batch size, q, T and N
 anything = st.one_of(
     st.integers(), st.integers(-3, 3), st.floats(), st.floats(-1, 2), st.sampled_from([NAN, INF, -INF, 0., 1., 1e-5]),
     st.integers().map(str), st.floats().map(str), st.sampled_from(['1', '0.5', '1e-3', 'nan', 'true', '', ' ', 'cpu']),
+    st.sampled_from([choice for choices in CHOICES.values() for choice in choices]),
     st.booleans(), st.none(), st.text(max_size=5), st.dates(), st.binary(max_size=3),
     st.lists(st.floats(0, 1), max_size=2), st.dictionaries(st.text(max_size=2), st.integers(), max_size=1))
 
@@ -41,14 +59,15 @@ def is_whole(value, least, most): return type(value) is int and least <= value <
 
 def legal(name, value):
     "Whether a run may have the value, said once more and in other words than in the package"
-    if name == 'sparsity': return is_number(value) and .0001 * (1 - 1e-9) <= value <= 1
-    if name in ('seeds', 'seeds_per_run'): return is_whole(value, 1, 10_000)
-    if name == 'first_seed': return is_whole(value, 0, 1_000_000)
-    if name == 'dataset': return isinstance(value, str) and value in LOADERS
-    if name == 'architecture': return isinstance(value, str) and value in ARCHITECTURES
-    least, most, closed = RANGES[name]
-    if name in WHOLE: return is_whole(value, least, most)
-    return is_number(value) and (least <= value if closed else least < value) and value <= most
+    if name in COUNTS: return is_whole(value, *COUNTS[name])
+    if name in CHOICES: return isinstance(value, str) and value in CHOICES[name]
+    if name == 'rewire': return isinstance(value, bool)
+    if not is_number(value): return False
+    if name == 'sparsity': return .0001 * (1 - 1e-9) <= value <= 1  # of N = 100 units: 1/N² or more
+    if name in FRACTIONS: return 0 < value <= 1
+    if name in BETAS: return 0 <= value <= .999999
+    if name in RATES: return 0 < value <= 1e9
+    return name in STRENGTHS and 0 <= value <= 1e9
 
 
 def invoke(*args): return CliRunner().invoke(app, list(map(str, args)))
@@ -79,7 +98,7 @@ def assert_refused(answer, name, folder, files):
 
 @provokes
 @many
-@given(st.sampled_from(['sparsity', 'seeds', 'seeds_per_run', 'dataset', 'architecture', *NAMED]), anything)
+@given(st.sampled_from(['sparsity', *OF_A_SWEEP, 'dataset', 'architecture', *NUMBERS]), anything)
 @example('sparsity', True)
 @example('sparsity', '0.5')
 @example('seeds', 2.)
@@ -90,14 +109,13 @@ def test_sweeps_file(name, value):
     "Any value at any place of a sweep's file: what is legal is loaded, all else is refused"
     values = dict(sparsities=[.5])
     if name == 'sparsity': values['sparsities'] = [value]
-    elif name in RANGES: values['parameters'] = {name: value}
+    elif name in NUMBERS: values['parameters'] = {name: value}
     else: values[name] = value
     with empty_folder() as folder:
         Path('sweep.yaml').write_text(yaml.dump(values, allow_unicode=True), encoding='utf-8')
         value = yaml.safe_load(yaml.dump(value))  # YAML has its own opinion on what is a number
-        too_few = name == 'n_hidden' and legal(name, value) and value < 2  # 0.5 of one connection
-        if legal(name, value) and not too_few: assert load_config('sweep.yaml')
-        elif not too_few: assert_refused(invoke('sweep', 'sweep.yaml', '--out', 'out'), name, folder, ['sweep.yaml'])
+        if legal(name, value): assert load_config('sweep.yaml')
+        else: assert_refused(invoke('sweep', 'sweep.yaml', '--out', 'out'), name, folder, ['sweep.yaml'])
 
 
 words = st.one_of(st.text(max_size=6), st.integers().map(str), st.floats().map(str), st.floats(-1, 2).map(str),
@@ -123,7 +141,7 @@ def test_options(name, text):
 
 @provokes
 @many
-@given(st.sampled_from(['sparsity', 'dataset', 'seeds', 'architecture', 'first_seed']), anything)
+@given(st.sampled_from(['sparsity', 'dataset', 'architecture', *OF_A_RUN]), anything)
 @example('sparsity', None)
 @example('sparsity', {.5: 1})
 @example('sparsity', [])
@@ -135,15 +153,50 @@ def test_library(name, value):
         with pytest.raises(ValueError, match=f'{name} must be .*, got '): RunConfig(**{'sparsity': .5, name: value})
 
 
-@provokes
-@many
-@given(st.sampled_from(['n_bottleneck', 'mask_epochs', 'readout_lr', *CHOICES, *NAMED]), anything)
+@pytest.mark.provokes('illegal values', rounds=5 * ROUNDS)
+@settings(many, max_examples=5 * ROUNDS)
+@given(st.sampled_from(NAMES), anything)
 def test_every_parameter(name, value):
-    if name in CHOICES: good = isinstance(value, str) and value in CHOICES[name]
-    else: good = legal(name, value)
-    if good: assert getattr(Parameters(**{name: value}), name) == value
+    if legal(name, value): assert getattr(Parameters(**{name: value}), name) == value or value == 'auto'
     else:
         with pytest.raises(ValueError, match=f'{name} must be .*, got '): Parameters(**{name: value})
+
+
+def ends(name):
+    "The last values on either side that are legal, and the first that are not"
+    if name in COUNTS: return COUNTS[name], (COUNTS[name][0] - 1, COUNTS[name][1] + 1)
+    above = math.nextafter(0, 1)
+    if name == 'sparsity': return (.0001, 1.), (.0001 * (1 - 1e-8), math.nextafter(1, 2))
+    if name in FRACTIONS: return (above, 1.), (0., math.nextafter(1, 2))
+    if name in BETAS: return (0., .999999), (-above, math.nextafter(.999999, 1))
+    return (above if name in RATES else 0., 1e9), (0. if name in RATES else -above, math.nextafter(1e9, INF))
+
+
+@pytest.mark.provokes('illegal values')
+@pytest.mark.parametrize('name', CHOICES)
+def test_choices(name):
+    "Each is accepted, and no other: the message lists all that are"
+    where = RunConfig if name in ('dataset', 'architecture') else Parameters
+    needed = {'sparsity': .5} if where is RunConfig else {}
+    for value in CHOICES[name]: assert where(**needed, **{name: value})
+    with pytest.raises(ValueError) as error: where(**needed, **{name: None})
+    assert str(error.value) == f'{name} must be one of {CHOICES[name]}, got None'
+
+
+@pytest.mark.provokes('illegal values', rounds=2)
+@pytest.mark.parametrize('make, name', [
+    *(pytest.param(lambda value, name=name: Parameters(**{name: value}), name, id=name) for name in NUMBERS),
+    *(pytest.param(lambda value, name=name: RunConfig(**{'sparsity': .5, name: value}), name, id=f'run-{name}')
+      for name in ['sparsity', *OF_A_RUN]),
+    *(pytest.param(lambda value, name=name: SweepConfig((.5,), **{name: value}), name, id=f'sweep-{name}')
+      for name in OF_A_SWEEP)])
+def test_ends_of_ranges(make, name):
+    "To the last digit, where random draws seldom fall"
+    inside, outside = ends(name)
+    for value in inside: assert legal(name, value) and make(value)
+    for value in outside:
+        assert not legal(name, value)
+        with pytest.raises(ValueError, match=f'{name} must be .*, got '): make(value)
 
 
 @provokes

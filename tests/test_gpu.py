@@ -4,11 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 from test_experiment import Counter
+from test_faults_threads import LEARNT, assert_conclusion
 
 from modspec import bottleneck, training, weight_mask
 from modspec.data import load_dataset
 from modspec.deep_r import DeepR
-from modspec.experiment import RunConfig, compute
+from modspec.experiment import RunConfig, read_manifest, read_table, run
 from modspec.network import PRECISIONS, Architecture, init_ensemble
 from modspec.training import Parameters, evaluate, train
 
@@ -80,7 +81,16 @@ def test_connections_keep_number_and_sign():
 
 
 @pytest.mark.provokes('threads and devices')
-def test_a_whole_run():
+def test_a_whole_run(tmp_path):
+    "Its manifest says where it was computed"
     config = RunConfig(sparsity=(1e-4, 1.), seeds=2, parameters=replace(SHORT, precision='bf16'))
-    result = compute(config, DIGITS.to('cuda'), Counter())
-    assert result.metrics.value.notna().all() and set(result.metrics.seed) == {0, 1}
+    metrics = read_table(run(config, tmp_path / 'out', device='cuda'))
+    assert metrics.value.notna().all() and set(metrics.seed) == {0, 1}
+    assert read_manifest(tmp_path / 'out')['device'] == 'cuda'
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('threads and devices')
+def test_conclusion(tmp_path):
+    "That of the CPU, of networks that have learnt something"
+    assert_conclusion(read_table(run(LEARNT, tmp_path / 'out', device='cuda')))

@@ -913,9 +913,10 @@ def test_verify_wants_results(tmp_path):
     with pytest.raises(ResultError, match='holds no results: neither manifest.json nor runs'): sweep.verify(tmp_path)
 
 
-def test_committed_results_are_whole():
-    "what the figures and claims of the paper are read from"
-    assert sweep.verify(repository() / 'results' / 'paper')[1] == {}
+@pytest.mark.parametrize('name', ['paper', 'paper_fp32', 'sensitivity'])
+def test_committed_results_are_whole(name):
+    "what the figures and claims of the paper, and the pages beside it, are read from"
+    assert sweep.verify(repository() / 'results' / name)[1] == {}
 
 
 # what is left of sweeps that went wrong
