@@ -28,7 +28,10 @@ def pytest_configure(config):
 
 
 class Record:
-    "What became of each test that provokes a fault, all its parameters together"
+    """What became of each test that provokes a fault, all its parameters together
+
+    A test says what it has measured, in words: `record_property('measured', '3 MB more after 500 runs')`.
+    """
     def __init__(self, path: Path): self.path, self.found = path, {}
 
     @pytest.hookimpl(wrapper=True)
@@ -38,8 +41,10 @@ class Record:
             row, rounds = (lambda row, rounds=1: (row, rounds))(*marker.args, **marker.kwargs)
             test = item.nodeid.partition('[')[0]
             entry = self.found.setdefault((ROWS.index(row), test), dict(row=row, test=test, rounds=0, outcome='skipped',
-                                                                       seconds=0.))
-            entry['rounds'] += rounds * (report.when == 'call' and not report.skipped)
+                                                                       seconds=0., measured=[]))
+            if report.when == 'call':
+                entry['rounds'] += rounds * (not report.skipped)
+                entry['measured'] += [value for name, value in report.user_properties if name == 'measured']
             happened = report.outcome if report.when == 'call' or report.failed else 'skipped'
             entry['outcome'] = max(entry['outcome'], happened, key=OUTCOMES.index)
             entry['seconds'] += report.duration
@@ -49,9 +54,11 @@ class Record:
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED): return  # interrupted: says little
         temporary = self.path.with_name(f'.{self.path.name}.{os.getpid()}.tmp')
         with open(temporary, 'w', newline='') as f:
-            rows = csv.DictWriter(f, ['row', 'test', 'rounds', 'outcome', 'seconds'], lineterminator='\n')
+            rows = csv.DictWriter(f, ['row', 'test', 'rounds', 'outcome', 'seconds', 'measured'], lineterminator='\n')
             rows.writeheader()
-            for _, entry in sorted(self.found.items()): rows.writerow(entry | {'seconds': round(entry['seconds'], 1)})
+            for _, entry in sorted(self.found.items()):
+                text = '; '.join(entry['measured'])
+                rows.writerow(entry | {'seconds': round(entry['seconds'], 1), 'measured': text})
         os.replace(temporary, self.path)
 
 

@@ -14,8 +14,10 @@ TESTS = '''
 import pytest
 @pytest.mark.provokes('oracles', rounds=3)
 @pytest.mark.parametrize('a', [1, 2, 3])
-def test_thrice(a):
+def test_thrice(a, record_property):
     if a == 2: pytest.skip('not here')
+    record_property('other', 'not asked for')
+    record_property('measured', f'{a} MB, {a} s')
 @pytest.mark.slow
 @pytest.mark.provokes('signals')
 def test_slow(): raise SystemError
@@ -41,17 +43,22 @@ def recorded(folder, *options):
     code = subprocess.run(command, cwd=folder, capture_output=True).returncode
     if not (folder / 'found.csv').exists(): return code, None
     with open(folder / 'found.csv', newline='') as f: rows = list(csv.DictReader(f))
-    return code, [tuple(row.values())[:4] for row in rows]
+    columns = 'row', 'test', 'rounds', 'outcome', 'seconds', 'measured'
+    assert all(tuple(row) == columns and float(row['seconds']) >= 0 for row in rows)
+    return code, [tuple(row[name] for name in columns if name != 'seconds') for row in rows]
 
 
 def test_record(tmp_path):
-    "A line per test that provokes: failed if it failed once, skipped if it never ran; with rounds that took place"
+    """A line per test that provokes: failed if it failed once, skipped if it never ran.
+
+    With the rounds that took place, and all that was measured.
+    """
     (tmp_path / 'tests').mkdir()
     shutil.copy(ROOT / 'tests' / 'conftest.py', tmp_path / 'tests')
     (tmp_path / 'tests' / 'test_x.py').write_text(TESTS)
-    thrice = 'oracles', 'tests/test_x.py::test_thrice', '6', 'passed'
-    never = 'oracles', 'tests/test_x.py::test_never', '0', 'skipped'
-    slow = 'signals', 'tests/test_x.py::test_slow', '1', 'failed'
+    thrice = 'oracles', 'tests/test_x.py::test_thrice', '6', 'passed', '1 MB, 1 s; 3 MB, 3 s'
+    never = 'oracles', 'tests/test_x.py::test_never', '0', 'skipped', ''
+    slow = 'signals', 'tests/test_x.py::test_slow', '1', 'failed', ''
     for _ in range(2):  # also over an older record
         assert recorded(tmp_path, '-m', 'provokes') == (1, [slow, never, thrice])
     assert recorded(tmp_path, '-m', 'not slow') == (0, [never, thrice])
