@@ -410,6 +410,7 @@ def test_same_bytes_again(figure, table, tmp_path):
     assert [path.read_bytes() for path in figures.save_figure(figure(table), tmp_path, 'b')] == first
 
 
+@pytest.mark.provokes('full disk')
 def test_failed_save_leaves_the_old_file(table, tmp_path, monkeypatch):
     fig = figures.figure_accuracy(table)
     paths = figures.save_figure(fig, tmp_path, 'a')
