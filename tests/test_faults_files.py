@@ -393,8 +393,8 @@ HARMFUL = {
 }
 HARMLESS = [
     'np.load(path, allow_pickle=False)', "'pickles under other names'", 'yaml.safe_load(text)',
-    'yaml.safe_load_all(text)', 'f(text, Loader=yaml.SafeLoader)', 'yaml.YAMLError', 'DataLoader(pairs)', 'loader: DataLoader,',
-    'load_networks(path)',
+    'yaml.safe_load_all(text)', 'f(text, Loader=yaml.SafeLoader)', 'yaml.YAMLError', 'DataLoader(pairs)',
+    'loader: DataLoader,', 'load_networks(path)',
     'from torch.utils.data import DataLoader', 'from torch import Tensor, nn\n\ndef load(path): pass',
     'from safetensors.torch import load_file, save_file', 'from yaml import safe_load', 'json.load(f)',
     'subprocess.run(words)', 'shell = ask()', "shell:\n    'modspec run --config {SWEEP:q}'", 'os.replace(a, b)',
