@@ -1,7 +1,10 @@
 """The repository around the code: versions, and what the stored notebooks may hold."""
 
+import csv
 import json
 import re
+import subprocess
+import sys
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -30,6 +33,32 @@ def test_citation_names_the_version():
     settings.read(ROOT / 'settings.ini', encoding='utf-8')
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text(encoding='utf-8'))
     assert citation['version'] == settings['DEFAULT']['version']
+
+
+def constraints() -> dict[str, str]:
+    "The version of every library in constraints.txt"
+    lines = (ROOT / 'constraints.txt').read_text(encoding='utf-8').splitlines()
+    return dict(line.split('==') for line in lines if not line.startswith('#'))
+
+
+@pytest.mark.parametrize('path', sorted(ROOT.glob('results/*/manifest.json')), ids=lambda path: path.parent.name)
+def test_constraints_are_the_versions_of_the_results(path):
+    "As far as a run records them"
+    pinned = constraints()
+    for run in json.loads(path.read_text(encoding='utf-8'))['runs'].values():
+        versions = {name: version for name, version in run['versions'].items() if name not in ('modspec', 'python')}
+        assert len(versions) == 3 and versions == {name: pinned[name] for name in versions}
+        assert run['versions']['python'].startswith('3.11.')  # as the head of constraints.txt says
+
+
+def test_record_of_faults_is_complete():
+    "A line for every test that provokes a fault, and none of a test that is gone"
+    command = [sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', '--collect-only', '-q', '-m', 'provokes']
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    tests = {line.partition('[')[0] for line in found if '::' in line}
+    with open(ROOT / 'results' / 'faults.csv', newline='', encoding='utf-8') as f:
+        recorded = {row['test'] for row in csv.DictReader(f)}
+    assert sorted(tests) == sorted(recorded), '`make test-slow` writes results/faults.csv anew'
 
 
 @pytest.mark.provokes('parameters tag')
