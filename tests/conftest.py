@@ -30,7 +30,8 @@ def pytest_configure(config):
 class Record:
     """What became of each test that provokes a fault, all its parameters together
 
-    A test says what it has measured, in words: `record_property('measured', '3 MB more after 500 runs')`.
+    An older record keeps the lines of tests that do not run now. A test says what it has measured, in words:
+    `record_property('measured', '3 MB more after 500 runs')`.
     """
     def __init__(self, path: Path): self.path, self.found = path, {}
 
@@ -52,13 +53,17 @@ class Record:
 
     def pytest_sessionfinish(self, exitstatus):
         if exitstatus not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED): return  # interrupted: says little
+        lines = [entry | {'seconds': round(entry['seconds'], 1), 'measured': '; '.join(entry['measured'])}
+                 for entry in self.found.values()]
+        if self.path.exists():
+            with open(self.path, newline='') as f: older = list(csv.DictReader(f))
+            tests = {line['test'] for line in lines}
+            lines += [line for line in older if line['row'] in ROWS and line['test'] not in tests]
         temporary = self.path.with_name(f'.{self.path.name}.{os.getpid()}.tmp')
         with open(temporary, 'w', newline='') as f:
             rows = csv.DictWriter(f, ['row', 'test', 'rounds', 'outcome', 'seconds', 'measured'], lineterminator='\n')
             rows.writeheader()
-            for _, entry in sorted(self.found.items()):
-                text = '; '.join(entry['measured'])
-                rows.writerow(entry | {'seconds': round(entry['seconds'], 1), 'measured': text})
+            rows.writerows(sorted(lines, key=lambda line: (ROWS.index(line['row']), line['test'])))
         os.replace(temporary, self.path)
 
 

@@ -51,7 +51,7 @@ def recorded(folder, *options):
 def test_record(tmp_path):
     """A line per test that provokes: failed if it failed once, skipped if it never ran.
 
-    With the rounds that took place, and all that was measured.
+    With the rounds that took place, and all that was measured. What does not run keeps its line.
     """
     (tmp_path / 'tests').mkdir()
     shutil.copy(ROOT / 'tests' / 'conftest.py', tmp_path / 'tests')
@@ -59,9 +59,11 @@ def test_record(tmp_path):
     thrice = 'oracles', 'tests/test_x.py::test_thrice', '6', 'passed', '1 MB, 1 s; 3 MB, 3 s'
     never = 'oracles', 'tests/test_x.py::test_never', '0', 'skipped', ''
     slow = 'signals', 'tests/test_x.py::test_slow', '1', 'failed', ''
+    assert recorded(tmp_path, '-m', 'not slow') == (0, [never, thrice])
     for _ in range(2):  # also over an older record
         assert recorded(tmp_path, '-m', 'provokes') == (1, [slow, never, thrice])
-    assert recorded(tmp_path, '-m', 'not slow') == (0, [never, thrice])
+    once = *thrice[:2], '3', 'passed', '1 MB, 1 s'
+    assert recorded(tmp_path, '-k', 'thrice and 1') == (0, [slow, never, once])
     (tmp_path / 'tests' / 'test_x.py').write_text(TESTS.replace("'signals'", "'signal'"))
     (tmp_path / 'found.csv').unlink()
     assert recorded(tmp_path, '-m', 'provokes') == (4, None)

@@ -51,7 +51,7 @@ from modspec.training import NonFiniteLoss, Parameters
 MODSPEC = Path(sys.executable).with_name('modspec')
 ROUNDS = int(os.environ.get('MODSPEC_ROUNDS', 20))  # of what is killed at a random moment
 MANY = int(os.environ.get('MODSPEC_MANY', 500))  # runs in one process
-RUNS = int(os.environ.get('MODSPEC_RUNS', 20))  # runs in one sweep
+RUNS = int(os.environ.get('MODSPEC_RUNS', 500))  # runs in one sweep
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_record_of_faults_is_complete():
     tests = {line.partition('[')[0] for line in found if '::' in line}
     with open(ROOT / 'results' / 'faults.csv', newline='', encoding='utf-8') as f:
         recorded = {row['test'] for row in csv.DictReader(f)}
-    assert sorted(tests) == sorted(recorded), '`make test-slow` writes results/faults.csv anew'
+    assert sorted(tests) == sorted(recorded), '`make test-slow` adds lines; delete those of tests that are gone'
 
 
 @pytest.mark.provokes('parameters tag')
