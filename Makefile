@@ -48,7 +48,7 @@ test: env ## check that code and notebooks agree, lint, check types, run every n
 	@echo "== tests"
 	@$(RUN_ONE_THREAD) python -m pytest
 
-test-slow: env ## provoke every fault that nbs/faults.ipynb lists, and record what happened (half an hour)
+test-slow: env ## provoke every fault that nbs/faults.ipynb lists, and record what happened (1.5 hours; MODSPEC_RUNS=20: half an hour)
 	@$(RUN_ONE_THREAD) python -m pytest -m provokes --record=results/faults.csv
 
 bench: env ## measure speed: throughput, memory, times of metrics and sweeps (half an hour, MNIST, an idle machine)
