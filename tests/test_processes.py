@@ -787,23 +787,25 @@ def test_many_runs_in_one_process(tmp_path, record_property):
 @pytest.mark.slow
 @pytest.mark.provokes('many runs', rounds=RUNS)
 def test_many_runs_in_a_sweep(there, family, record_property):
-    """Memory and open files of the command and of Snakemake are what they were during the first fifth of the runs.
+    """Memory and open files of the command and of Snakemake, as medians, are what they were when a tenth was done.
 
     Also, what a run costs beside its computing, in processor time: imports, a kernel, and Snakemake's share.
     """
     config = write_config(sparsities=[0.01], seeds=RUNS, seeds_per_run=1)
-    before, early, late = sum(os.times()[2:4]), [(0., 0)], [(0., 0)]
+    before, samples = sum(os.times()[2:4]), []
     command = start('sweep', config, '--out', 'results', '--cores', 2)
     with ThreadPoolExecutor(1) as pool:
         answer = pool.submit(command.communicate)
         while not answer.done():
-            with suppress(psutil.Error): (early if n_finished('results') <= RUNS // 5 else late).append(used(command))
+            with suppress(psutil.Error): samples.append((n_finished('results') / RUNS, *used(command)))
             time.sleep(0.2)
     assert command.returncode == 0, answer.result()
     computing = sum(about['seconds']['total'] for about in read_manifest('results')['runs'].values())
     overhead = (sum(os.times()[2:4]) - before - computing) / RUNS
-    memory, files = (max(b) - max(a) for a, b in zip(zip(*early), zip(*late)))
+    samples = pd.DataFrame(samples, columns=['done', 'memory', 'files'])
+    early, late = (samples[samples['done'].between(*part)].median() for part in ((.1, .2), (.8, .99)))
+    memory, files = late['memory'] - early['memory'], late['files'] - early['files']
     record_property('measured', f'{overhead:.1f} s of processor time per run beside its computing; {memory:+.0f} MB '
-                                f'and {files:+} open files from run {RUNS // 5} to run {RUNS}')
+                                f'and {files:+.0f} open files from run {RUNS // 10} to run {RUNS}')
     assert overhead < 60 and memory < 30 and files <= 0 and len(read_manifest('results')['runs']) == RUNS
     nothing_half_done('results')
