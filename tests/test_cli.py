@@ -159,7 +159,7 @@ def test_names_of_results(there, monkeypatch):
     def note(value, *call): return calls.append(call) or value
     monkeypatch.setattr(sweep, 'run_sweep', lambda config, out, **how: note(out, config, out, how['cores']))
     monkeypatch.setattr(sweep, 'draw_figures', lambda results, out=None: note([Path('a.png')], results, out))
-    monkeypatch.setattr(sweep, 'collect_sweep', lambda config, out: note(out, config, out))
+    monkeypatch.setattr(sweep, 'collect_sweep', lambda config, out, **how: note(out, config, out, how['finished_only']))
     monkeypatch.setattr(sweep, 'load_config', lambda config: SimpleNamespace(variations={}))
     monkeypatch.setattr(evidence, 'read_evidence', lambda results: SimpleNamespace(metrics=None, sensitivity=None))
     monkeypatch.setattr(claims, 'claims', lambda metrics, sensitivity: pd.DataFrame({'verdict': ['holds'] * 2}))
@@ -173,7 +173,9 @@ def test_names_of_results(there, monkeypatch):
     calls.clear(), invoke('figures', quick, '--out', 'y')
     assert calls == [(quick, Path('y'))]
     calls.clear(), invoke('collect', config)
-    assert calls == [(config, quick)]
+    assert calls == [(config, quick, False)]
+    calls.clear(), invoke('collect', config, '--finished-only')
+    assert calls == [(config, quick, True)]
     assert invoke('collect', config, '--out', 'z').stdout == 'tables: z\n'
 
 
