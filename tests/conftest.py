@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = ('killed sweep', 'orphaned run', 'killed kernel', 'two sweeps', 'damaged results', 'damaged data', 'full disk',
         'illegal values', 'parameters tag', 'divergence', 'order and processes', 'threads and devices', 'signals',
         'hostile files', 'metric contract', 'oracles', 'many runs')  # of the table in nbs/faults.ipynb
+COMMITTED = 'paper', 'paper_fp32', 'sensitivity'  # folders of results/ that are part of the repository
 OUTCOMES = 'skipped', 'passed', 'failed'  # the last one that occurs is a test's outcome
 
 
@@ -41,8 +42,8 @@ class Record:
         for marker in item.iter_markers('provokes'):
             row, rounds = (lambda row, rounds=1: (row, rounds))(*marker.args, **marker.kwargs)
             test = item.nodeid.partition('[')[0]
-            entry = self.found.setdefault((ROWS.index(row), test), dict(row=row, test=test, rounds=0, outcome='skipped',
-                                                                       seconds=0., measured=[]))
+            entry = self.found.setdefault((row, test), dict(row=row, test=test, rounds=0, outcome='skipped', seconds=0.,
+                                                           measured=[]))
             if report.when == 'call':
                 entry['rounds'] += rounds * (not report.skipped)
                 entry['measured'] += [value for name, value in report.user_properties if name == 'measured']

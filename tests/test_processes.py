@@ -20,7 +20,7 @@ import pandas as pd
 import psutil
 import pytest
 from safetensors import SafetensorError
-from test_sweep import CONFIG, TINY, computed, contents, swept, write_config
+from test_sweep import CONFIG, TINY, computed, contents, swept, until, write_config
 
 from modspec import experiment, sweep
 from modspec.experiment import (
@@ -108,15 +108,6 @@ def kill(processes):
     for process in processes:
         with suppress(psutil.NoSuchProcess): process.kill()
     psutil.wait_procs(processes, timeout=5)
-
-
-def until(true, seconds=300):
-    "Wait for something that other processes do; how long it took"
-    begin = time.monotonic()
-    while not true():
-        assert time.monotonic() - begin < seconds, 'nothing happens'
-        time.sleep(0.05)
-    return time.monotonic() - begin
 
 
 def start(*args, **env):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import COMMITTED
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / 'nbs'
@@ -41,7 +42,7 @@ def constraints() -> dict[str, str]:
     return dict(line.split('==') for line in lines if not line.startswith('#'))
 
 
-@pytest.mark.parametrize('results', ['paper', 'paper_fp32', 'sensitivity'])
+@pytest.mark.parametrize('results', COMMITTED)
 def test_constraints_are_the_versions_of_the_results(results):
     "As far as a run records them"
     manifest, pinned = ROOT / 'results' / results / 'manifest.json', constraints()
