@@ -34,7 +34,7 @@ $(STAMP): settings.ini setup.py
 	@touch $@
 
 figures: env ## run the quick sweep and draw the paper's figures (minutes, no download of data)
-	@$(RUN) modspec reproduce config/quick.yaml
+	@$(RUN) modspec reproduce config/extreme_sparsity/quick.yaml
 
 test: env ## check that code and notebooks agree, lint, check types, run every notebook and the tests
 	@echo "== modules in sync, notebooks clean"

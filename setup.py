@@ -3,7 +3,7 @@
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 root = Path(__file__).parent
 config = ConfigParser(delimiters=['='])
@@ -19,7 +19,7 @@ setup(
     author=cfg['author'],
     license={'apache2': 'Apache-2.0'}[cfg['license']],
     url=cfg['git_url'],
-    packages=[cfg['lib_path']],
+    packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
     install_requires=cfg['requirements'].split(),
     extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('sweep', 'dev')},
     entry_points={

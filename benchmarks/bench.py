@@ -41,7 +41,7 @@ import typer
 
 from benchmarks import commands
 from benchmarks.commands import ROOT, Rows, cell
-from modspec.experiment import METRICS
+from modspec.studies.extreme_sparsity.config import STUDY
 
 ARCHITECTURES = 'standard', 'bottleneck'
 
@@ -60,15 +60,15 @@ class Plan:
     networks: tuple[int, ...] = (1, 4, 10, 20, 50, 100)  # Sizes of the stack
     reference_networks: tuple[int, ...] = (1, 10, 50)  # The same, against the plain network
     memory_networks: tuple[int, ...] = (1, 10, 50, 100)  # The same, for memory
-    memory_stages: tuple[str, ...] = ('training', *METRICS)
+    memory_stages: tuple[str, ...] = ('training', *dict(STUDY.paper))
     base_networks: int = 10  # Where the size is not varied
     n_pairs: int = 0  # Pairs per epoch of the metrics; 0: as many as a run has
     pairs: tuple[int, ...] = (4000, 8000, 16_000, 32_000)  # Ladders of the section scaling
     N: tuple[int, ...] = (50, 100, 200, 400)
     T: tuple[int, ...] = (2, 5, 10, 20)
     p: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 0.1, 1.)
-    config: str | None = 'config/quick.yaml'  # A sweep to compute, if any
-    project: str = 'config/paper.yaml'  # A sweep whose time is projected
+    config: str | None = 'config/extreme_sparsity/quick.yaml'  # A sweep to compute, if any
+    project: str = 'config/extreme_sparsity/paper.yaml'  # A sweep whose time is projected
     project_pairs: tuple[int, int] = (6400, 12_800)  # From runs with so many pairs per epoch
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from tempfile import TemporaryDirectory
 
 import torch
-from tqdm import tqdm
 
 from benchmarks import reference
 from benchmarks.clock import (
@@ -25,10 +25,21 @@ from benchmarks.clock import (
     training_clock,
 )
 from benchmarks.operations import Product, flops_per_pair, step_products
-from modspec.data import Dataset, generators, load_dataset
-from modspec.experiment import METRICS, RunConfig, compute, make_parameters
-from modspec.network import PRECISIONS, Architecture, Ensemble, init_ensemble
-from modspec.training import Parameters, epoch_pairs, evaluate, n_batches, n_training_steps, pairs_per_epoch, train
+from modspec.core.data import Dataset, load_dataset
+from modspec.core.files import read_manifest
+from modspec.core.registry import entries
+from modspec.core.streams import generators
+from modspec.engine.collect import circumstances_of
+from modspec.engine.identity import recorded_run
+from modspec.engine.run import run as run_config
+from modspec.measures.performance import evaluate
+from modspec.networks.recurrent import DTYPES, Recurrent, init_stack
+from modspec.networks.stack import Stack
+from modspec.studies.extreme_sparsity.config import STUDY
+from modspec.training.loop import epoch_pairs, n_batches, n_training_steps, pairs_per_epoch, train
+from modspec.training.parameters import Parameters
+
+MEASURED_ON = dict(STUDY.paper)  # Architecture by measure
 
 Rows = list[dict]
 SPARSITY = 0.01  # Of every network whose sparsity is not what is varied
@@ -42,12 +53,12 @@ def build(
     *, device: str = 'cpu',  # Where they are
     sparsity: float = SPARSITY,  # Fraction p of active interconnections
     parameters: Parameters = Parameters(),  # Sizes and precision
-) -> Ensemble:
+) -> Stack:
     "Untrained networks"
     width = parameters.n_bottleneck if name == 'bottleneck' else 0
-    architecture = Architecture(dataset.n_pixels, n_hidden=parameters.n_hidden, n_bottleneck=width,
+    architecture = Recurrent(dataset.n_pixels, n_hidden=parameters.n_hidden, n_bottleneck=width,
                                 n_steps=parameters.n_steps, precision=parameters.precision)
-    return init_ensemble(architecture, range(networks), sparsity).to(device)
+    return init_stack(architecture, range(networks), sparsity).to(device)
 
 
 def squares(device: str) -> list[Product]:
@@ -70,7 +81,7 @@ def machine(dataset: str, device: str, networks: int, seconds: float, rounds: in
     "Rates of batched matrix products: those of a step of training with M networks, and large square ones"
     architecture, parameters = build(load_dataset(dataset), networks=1).architecture, Parameters()
     products = step_products(architecture, networks, parameters.batch_size) + squares(device)
-    work = {(p.name, kind): product_clock(p, device, seconds, PRECISIONS[kind])
+    work = {(p.name, kind): product_clock(p, device, seconds, DTYPES[kind])
             for p in products for kind in precisions}
     found = alternate(work, rounds)
     return [dict(product=p.name, precision=kind, batch=p.batch, rows=p.rows, inner=p.inner, columns=p.columns,
@@ -85,8 +96,8 @@ def training(dataset: str, device: str, architectures: list[str], networks: list
     for architecture, M in product(architectures, networks):
         stacks = {kind: build(data, architecture, M, device=device, parameters=Parameters(precision=kind))
                   for kind in precisions}
-        ensemble = stacks[precisions[0]]
-        sizes, k, batch = ensemble.architecture, ensemble.n_connections[0], Parameters().batch_size
+        stack = stacks[precisions[0]]
+        sizes, k, batch = stack.architecture, stack.n_connections[0], Parameters().batch_size
         products = step_products(sizes, M, batch) + squares(device)
         work = {kind: training_clock(stack, data, Parameters(), seconds) for kind, stack in stacks.items()}
         work |= {p.name: product_clock(p, device, seconds / 10) for p in products}
@@ -130,15 +141,15 @@ def plain(dataset: str, device: str, architectures: list[str], networks: list[in
     for architecture, M in product(architectures, networks):
         stacks = {kind: build(data, architecture, M, device=device, parameters=Parameters(precision=kind))
                   for kind in precisions}
-        ensemble = stacks['fp32']
-        network = reference.Network.from_ensemble(ensemble, 0)
-        products = step_products(ensemble.architecture, M, parameters.batch_size) + squares(device)
+        stack = stacks['fp32']
+        network = reference.Network.from_stack(stack, 0)
+        products = step_products(stack.architecture, M, parameters.batch_size) + squares(device)
         work = dict(plain=plain_clock(network, data, parameters, seconds, True),
                     loader=plain_clock(network, data, parameters, seconds / 4, False))
         work |= {kind: training_clock(stack, data, parameters, seconds) for kind, stack in stacks.items()}
         found = alternate(work | {p.name: product_clock(p, device, seconds / 10) for p in products}, rounds)
         _, largest = product_rates(found, products)
-        ideal_s = parameters.batch_size * flops_per_pair(ensemble.architecture, ensemble.n_connections[0]) / largest
+        ideal_s = parameters.batch_size * flops_per_pair(stack.architecture, stack.n_connections[0]) / largest
         for kind in precisions:
             v = spread(found[kind], 'step_s') | spread(found['plain'], 'plain_s') | spread(found['loader'], 'loader_s')
             rows.append(dict(architecture=architecture, networks=M, precision=kind,
@@ -155,16 +166,17 @@ def metrics(dataset: str, device: str, networks: int, n_pairs: int, seconds: flo
               for name in ('standard', 'bottleneck')}
     short = replace(parameters, n_pairs=10 * parameters.mask_batch_size, readout_epochs=1)
     work = {}
-    for name, metric in METRICS.items():
-        metric.measure(stacks[metric.architecture], data, short)
-        whole = partial(metric.measure, stacks[metric.architecture], data, parameters)
+    for name, on in MEASURED_ON.items():
+        measure = entries('measure')[name].load()
+        measure(stacks[on], data, short)
+        whole = partial(measure, stacks[on], data, parameters)
         work[name] = partial(seconds_of, whole, device)
     for name, stack in stacks.items():
         work[f'training, {name}'] = training_clock(stack, data, parameters, seconds)
         work[f'accuracy, {name}'] = partial(seconds_of, partial(evaluate, stack, data.test), device)
     found, rows = alternate(work, rounds), []
     for stage, values in found.items():
-        name = METRICS[stage].architecture if stage in METRICS else stage.split(', ')[1]
+        name = MEASURED_ON.get(stage) or stage.split(', ')[1]
         if stage.startswith('training'): values = values * n_training_steps(data, stacks[name].architecture, parameters)
         rows.append(dict(stage=stage.split(', ')[0], architecture=name, networks=networks,
                          precision=parameters.precision, **spread(values, 'seconds'),
@@ -190,13 +202,13 @@ def memory(dataset: str, device: str, stage: str, networks: int, n_pairs: int) -
     "Peak memory of the first steps of training, or of a metric, with the pairs of a whole epoch"
     data, parameters = load_dataset(dataset).to(device), Parameters(n_pairs=n_pairs, precision='auto')
     before = peak_memory()
-    name = METRICS[stage].architecture if stage in METRICS else 'standard'
-    ensemble = build(data, name, networks, device=device, parameters=parameters)
-    measure = METRICS[stage].measure if stage in METRICS else train
-    try: measure(ensemble, data, parameters, bar=StopAfter(20))
+    name = MEASURED_ON.get(stage, 'standard')
+    stack = build(data, name, networks, device=device, parameters=parameters)
+    measure = entries('measure')[stage].load() if stage in MEASURED_ON else train
+    try: measure(stack, data, parameters, bar=StopAfter(20))
     except Enough: pass
-    if stage in METRICS:  # now the end, which comes after a training that a few pairs make short
-        measure(ensemble, data, replace(parameters, n_pairs=2 * parameters.mask_batch_size, readout_epochs=1))
+    if stage in MEASURED_ON:  # now the end, which comes after a training that a few pairs make short
+        measure(stack, data, replace(parameters, n_pairs=2 * parameters.mask_batch_size, readout_epochs=1))
     on_device = torch.cuda.max_memory_allocated(device) / 1e6 if torch.device(device).type == 'cuda' else 0.
     return [dict(stage=stage, architecture=name, networks=networks, peak_mb=peak_memory(), start_mb=before,
                  device_mb=on_device)]
@@ -221,19 +233,20 @@ def scaled(data: Dataset, device: str, sizes: dict[str, float], seconds: float, 
     "A measurement of the seconds of a step, or of a whole epoch, with these sizes M, pairs, N, T and p"
     parameters = Parameters(n_hidden=sizes['N'], n_steps=sizes['T'], n_pairs=sizes['pairs'], epochs=1,
                             precision='auto')
-    ensemble = build(data, networks=sizes['M'], device=device, sparsity=sizes['p'], parameters=parameters)
-    step = training_clock(ensemble, data, parameters, seconds)  # warmed up
+    stack = build(data, networks=sizes['M'], device=device, sparsity=sizes['p'], parameters=parameters)
+    step = training_clock(stack, data, parameters, seconds)  # warmed up
     if not whole: return step
-    return partial(seconds_of, partial(train, ensemble, data, parameters, bar=StopAfter(10**9)), device)
+    return partial(seconds_of, partial(train, stack, data, parameters, bar=StopAfter(10**9)), device)
 
 
-def run(dataset: str, device: str, sparsity: list[float], seeds: int, architecture: str, parameters: dict,
-        n_pairs: list[int]) -> Rows:
-    "Seconds of each stage of a run, with several small numbers of pairs per epoch"
-    data, rows = load_dataset(dataset).to(device), []
+def run(device: str, record: dict, n_pairs: list[int]) -> Rows:
+    "Seconds of each stage of a recorded run, with several small numbers of pairs per epoch"
+    rows = []
     for n in n_pairs:
-        config = RunConfig(sparsity, dataset, seeds, architecture, make_parameters(parameters | dict(n_pairs=n)))
-        with tqdm(disable=True) as bar: rows.append(dict(n_pairs=n, seconds=compute(config, data, bar).seconds))
+        config = recorded_run(record | dict(settings=record['settings'] | dict(n_pairs=n)))
+        with TemporaryDirectory() as folder:
+            run_config(config, folder, device=device)
+            rows.append(dict(n_pairs=n, seconds=circumstances_of(read_manifest(folder))['seconds']))
     return rows
 
 

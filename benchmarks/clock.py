@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from benchmarks.operations import Product
-from modspec.data import Dataset
-from modspec.network import Ensemble
-from modspec.training import Parameters, n_training_steps, train
+from modspec.core.data import Dataset
+from modspec.networks.stack import Stack
+from modspec.training.loop import n_training_steps, train
+from modspec.training.parameters import Parameters
 
 
 def now(
@@ -76,7 +77,7 @@ class StepClock:
 
 
 def seconds_per_step(
-    ensemble: Ensemble,  # Networks, which stay as they are
+    stack: Stack,  # Networks, which stay as they are
     dataset: Dataset,  # What to train on
     parameters: Parameters,  # How to train
     n_steps: int,  # Steps to time
@@ -84,8 +85,8 @@ def seconds_per_step(
 ) -> float:
     "Time of one step of `modspec.training.train`, by its own progress bar; drawing the pairs is not in it"
     one_epoch = replace(parameters, epochs=1, bottleneck_epochs=1, n_pairs=(warm_up + n_steps) * parameters.batch_size)
-    clock = StepClock(warm_up, n_training_steps(dataset, ensemble.architecture, one_epoch), ensemble.device)
-    train(ensemble, dataset, one_epoch, bar=clock)
+    clock = StepClock(warm_up, n_training_steps(dataset, stack.architecture, one_epoch), stack.device)
+    train(stack, dataset, one_epoch, bar=clock)
     return clock.seconds_per_step
 
 
@@ -99,13 +100,13 @@ def calibrated(
 
 
 def training_clock(
-    ensemble: Ensemble,  # Networks
+    stack: Stack,  # Networks
     dataset: Dataset,  # What to train on
     parameters: Parameters,  # How to train
     seconds: float,  # About how long one measurement may take
 ) -> Callable[[], float]:
     "A measurement of the seconds per step"
-    return calibrated(partial(seconds_per_step, ensemble, dataset, parameters), seconds)
+    return calibrated(partial(seconds_per_step, stack, dataset, parameters), seconds)
 
 
 def product_clock(

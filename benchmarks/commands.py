@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,10 +12,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from benchmarks.clock import alternate, seconds_of, spread
-from modspec.data import load_dataset
-from modspec.experiment import RunConfig, package_hash
-from modspec.sweep import load_config
-from modspec.training import pairs_per_epoch
+from modspec.core.data import load_dataset
+from modspec.core.files import read_manifest
+from modspec.engine.collect import circumstances_of
+from modspec.engine.config import load_config
+from modspec.engine.identity import as_recorded
+from modspec.engine.plan import RunConfig
+from modspec.engine.store import codes
+from modspec.studies.extreme_sparsity.config import ARCHITECTURES
+from modspec.training.loop import pairs_per_epoch
 
 ROOT = Path(__file__).parent.parent.absolute()
 Rows = list[dict]
@@ -57,7 +61,7 @@ def startup(config: Path, device: str, rounds: int) -> Rows:
     def tiny_run():
         with TemporaryDirectory() as folder:
             modspec('run', '--config', config, '--name', name, '--out', folder, '--device', device)
-            computing.append(json.loads(Path(folder, 'manifest.json').read_text())['seconds']['total'])
+            computing.append(circumstances_of(read_manifest(folder))['seconds']['total'])
     work = {'python': partial(call, sys.executable, '-c', 'pass'),
             'import torch': partial(call, sys.executable, '-c', 'import torch'),
             'modspec --help': partial(modspec, '--help'), 'modspec run': tiny_run}
@@ -67,7 +71,7 @@ def startup(config: Path, device: str, rounds: int) -> Rows:
 
 
 def stages(
-    runs: list[dict],  # Manifests of runs
+    runs: list[dict],  # Circumstances of runs
 ) -> dict[str, float]:  # Seconds by name of `STAGES`, and 'total'
     "Where the time of several runs went, all of them together"
     found = {name: sum(run['seconds'].get(name, 0.) for run in runs) for name in (*STAGES, 'total')}
@@ -84,8 +88,7 @@ def row(
 ) -> dict:
     "A row of the table"
     sweep, cores = load_config(config), os.cpu_count()
-    per_point = 2 if sweep.architecture == 'both' else 1
-    networks = len(sweep.sparsities) * len(sweep.varied()) * sweep.seeds * per_point
+    networks = sum(len(run.networks) * len(ARCHITECTURES[run.settings.architecture]) for run in sweep.runs().values())
     return dict(config=config.name, how=how, device=device, cores=cores, runs=runs, networks=networks,
                 **{f'{name}_s': seconds[name] for name in STAGES}, starting_s=starting,
                 wall_s=(seconds['total'] + starting) / cores)
@@ -99,7 +102,7 @@ def measured(
     sweep = load_config(config)
     with TemporaryDirectory() as folder:
         wall = seconds_of(partial(modspec, 'sweep', config, '--out', folder, '--device', device))
-        runs = [json.loads((path / 'manifest.json').read_text()) for path in sweep.folders(folder)]
+        runs = [circumstances_of(read_manifest(path)) for path in sweep.folders(folder)]
     seconds = stages(runs)
     return row(config, 'measured', device, len(runs), seconds, os.cpu_count() * wall - seconds['total'])
 
@@ -122,7 +125,7 @@ def projected(
     with ThreadPoolExecutor(cores) as pool:
         rows = [found for part in pool.map(lambda run: run_cell(run, device, n_pairs), chosen) for found in part]
     few, many = (stages([found for found in rows if found['n_pairs'] == n]) for n in n_pairs)
-    whole = pairs_per_epoch(load_dataset(sweep.dataset), sweep.parameters)
+    whole = pairs_per_epoch(load_dataset(sweep.settings.dataset), sweep.settings)
     reach = (whole - n_pairs[0]) / (n_pairs[1] - n_pairs[0])
     seconds = {name: (few[name] + reach * (many[name] - few[name])) * len(runs) / cores for name in few}
     return row(config, 'projected', device, len(runs), seconds, per_run * len(runs))
@@ -130,9 +133,7 @@ def projected(
 
 def run_cell(run: RunConfig, device: str, n_pairs: tuple[int, int]) -> Rows:
     "Seconds of each stage of one run, measured in a process of its own"
-    settings = {name: getattr(run, name) for name in ('dataset', 'seeds', 'architecture')}
-    settings |= dict(sparsity=run.sparsities, parameters=asdict(run.parameters), n_pairs=n_pairs)
-    return cell('run', 1, device, **settings)
+    return cell('run', 1, device, record=as_recorded(run), n_pairs=n_pairs)
 
 
 def sweep(whole: Path | None, project: Path, device: str, n_pairs: tuple[int, int], finished: Path) -> Rows:
@@ -143,6 +144,8 @@ def sweep(whole: Path | None, project: Path, device: str, n_pairs: tuple[int, in
     if finished.is_file():
         manifest = json.loads(finished.read_text())
         runs = list(manifest['runs'].values())
-        how = 'finished results' if manifest['package'] == package_hash() else 'finished results, of other code'
+        today = codes(next(iter(load_config(project).runs().values())))
+        other = {part for part, found in manifest['codes'].items() if {*found} - {today.get(part), 'converted'}}
+        how = 'finished results, of other code' if other else 'finished results'
         rows.append(row(project, how, runs[0]['device'], len(runs), stages(runs), per_run * len(runs)))
     return rows

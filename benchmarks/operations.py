@@ -8,7 +8,7 @@ which do not change over the time steps, are multiplied once.
 
 from typing import NamedTuple
 
-from modspec.network import Architecture
+from modspec.networks.recurrent import Recurrent
 
 
 class Product(NamedTuple):
@@ -27,7 +27,7 @@ class Product(NamedTuple):
 
 
 def layers(
-    architecture: Architecture,  # Sizes
+    architecture: Recurrent,  # Sizes
 ) -> dict[str, tuple[int, int]]:  # (rows, columns) of each sub-network's matrix
     "The read-out's matrices"
     N, B, C = architecture.n_hidden, architecture.n_bottleneck, architecture.n_classes
@@ -35,7 +35,7 @@ def layers(
 
 
 def flops_per_pair(
-    architecture: Architecture,  # Sizes
+    architecture: Recurrent,  # Sizes
     n_connections: int | None = None,  # Active interconnections in each direction; by default all N^2
 ) -> int:
     "Operations to train one network on one pair of images"
@@ -48,7 +48,7 @@ def flops_per_pair(
 
 
 def step_products(
-    architecture: Architecture,  # Sizes
+    architecture: Recurrent,  # Sizes
     n_networks: int,  # Networks M in the stack
     batch_size: int,  # Pairs per batch
 ) -> list[Product]:

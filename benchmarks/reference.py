@@ -13,17 +13,22 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from modspec.data import TASKS, Dataset, Digits, as_inputs, draw_pairs, generators
-from modspec.deep_r import connection_rate
-from modspec.network import Architecture, Ensemble, connection_count
-from modspec.training import Parameters, n_epochs, pairs_per_epoch
+from modspec.causes.deep_r import connection_rate
+from modspec.core.data import Dataset, Digits, as_inputs
+from modspec.core.sparsity import connection_count
+from modspec.core.streams import generators
+from modspec.core.tasks import draw_pairs, task_named
+from modspec.networks.recurrent import Recurrent, sparsities
+from modspec.networks.stack import Stack
+from modspec.training.loop import n_epochs, pairs_per_epoch
+from modspec.training.parameters import Parameters
 
 
 class SubNetwork(nn.Module):
     "The dense layers of one sub-network"
 
     def __init__(self,
-        architecture: Architecture,  # Sizes
+        architecture: Recurrent,  # Sizes
     ):
         super().__init__()
         N, B, C = architecture.n_hidden, architecture.n_bottleneck, architecture.n_classes
@@ -42,7 +47,7 @@ class Network(nn.Module):
     "Recurrent sub-networks joined by sparse interconnections (paper, section Architectures), messages inside tanh"
 
     def __init__(self,
-        architecture: Architecture,  # Sizes
+        architecture: Recurrent,  # Sizes
         sparsity: float = 1.,  # Fraction p of active interconnections
         *, generator: torch.Generator | None = None,  # Source of the initial weights; by default of seed 0
     ):
@@ -62,14 +67,14 @@ class Network(nn.Module):
             self.connections.mul_(self.mask)
 
     @classmethod
-    def from_ensemble(cls,
-        ensemble: Ensemble,  # A stack of networks
+    def from_stack(cls,
+        stack: Stack,  # A stack of networks
         k: int,  # Which of them
     ) -> 'Network':
         "A copy of one network of a stack"
-        network = cls(ensemble.architecture, ensemble.sparsities[k]).to(ensemble.device)
+        network = cls(stack.architecture, sparsities(stack)[k]).to(stack.device)
         with torch.no_grad():
-            for name, weights in ensemble.weights.items():
+            for name, weights in stack.weights.items():
                 if name == 'W_sparse': network.connections.copy_(weights[k])
                 else:
                     kind, layer = name.split('_')
@@ -80,7 +85,7 @@ class Network(nn.Module):
         return network
 
     def named_weights(self) -> dict[str, Tensor]:
-        "The weights by the names and in the shapes of one member of an `Ensemble`"
+        "The weights by the names and in the shapes of one member of a `Stack`"
         layers = [name for name, _ in self.subnetworks[0].named_children()]
         found = {f'{kind}_{layer}': torch.stack([getattr(getattr(sub, layer), attribute) for sub in self.subnetworks])
                  for kind, attribute in [('W', 'weight'), ('b', 'bias')] for layer in layers}
@@ -117,10 +122,10 @@ class PairsOfImages(TorchDataset):
     def __init__(self,
         digits: Digits,  # Images and labels
         pairs: Tensor,  # Indices of images, shape (sub-networks, pairs)
-        task: str = 'parity',  # One of `data.TASKS`
+        task: str = 'parity',  # As registered
     ):
         self.digits, self.pairs = digits, pairs
-        self.targets = TASKS[task](digits.labels[pairs.T])
+        self.targets = task_named(task).target(digits.labels[pairs.T])
 
     def __len__(self): return self.pairs.shape[1]
 
@@ -248,7 +253,7 @@ def accuracy(
     network: Network,  # To test
     digits: Digits,  # Images and labels
     pairs: Tensor,  # Indices of images, shape (sub-networks, pairs)
-    task: str = 'parity',  # One of `data.TASKS`
+    task: str = 'parity',  # As registered
 ) -> float:
     "How often the network is right"
     pairs_of_images = PairsOfImages(digits, pairs, task)

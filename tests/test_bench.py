@@ -19,13 +19,13 @@ from benchmarks import reference
 from benchmarks.bench import SECTIONS, Plan, main
 from benchmarks.clock import StepClock, alternate, calibrated, peak_memory, seconds_per_step, spread
 from benchmarks.operations import flops_per_pair, step_products
-from modspec.data import load_dataset
-from modspec.network import Architecture, init_ensemble
-from modspec.training import Parameters
+from modspec.core.data import load_dataset
+from modspec.networks.recurrent import Recurrent, init_stack
+from modspec.training.parameters import Parameters
 
 ROOT = Path(__file__).parent.parent
-ARCHITECTURES = [Architecture(64, n_hidden=20), Architecture(30, n_hidden=7, n_bottleneck=3, n_steps=2),
-                 Architecture(30, n_hidden=7, n_steps=1), Architecture(12, n_hidden=5, n_subnetworks=3)]
+ARCHITECTURES = [Recurrent(64, n_hidden=20), Recurrent(30, n_hidden=7, n_bottleneck=3, n_steps=2),
+                 Recurrent(30, n_hidden=7, n_steps=1), Recurrent(12, n_hidden=5, n_subnetworks=3)]
 
 
 # operations
@@ -52,7 +52,7 @@ def test_products_of_a_step_hold_the_operations(architecture):
 
 def test_interconnections_count_one_by_one():
     "Forward, back to a state and back to the weight, in two directions, at T - 1 steps, two operations each"
-    architecture = Architecture(784)
+    architecture = Recurrent(784)
     assert flops_per_pair(architecture, 101) - flops_per_pair(architecture, 100) == 3 * 2 * 4 * 2
     assert flops_per_pair(architecture, 100**2) == flops_per_pair(architecture)
 
@@ -85,12 +85,12 @@ def test_steps_are_timed_after_the_warm_up(at_once):
 
 
 def test_training_is_timed_by_its_own_bar():
-    ensemble = init_ensemble(Architecture(64, n_hidden=5), [0], 1.)
-    before = {name: w.clone() for name, w in ensemble.weights.items()}
+    stack = init_stack(Recurrent(64, n_hidden=5), [0], 1.)
+    before = {name: w.clone() for name, w in stack.weights.items()}
     start = time.perf_counter()
-    found = seconds_per_step(ensemble, load_dataset('digits'), Parameters(n_hidden=5), 20)
+    found = seconds_per_step(stack, load_dataset('digits'), Parameters(n_hidden=5), 20)
     assert 0 < 20 * found < time.perf_counter() - start
-    assert all(torch.equal(w, before[name]) for name, w in ensemble.weights.items())
+    assert all(torch.equal(w, before[name]) for name, w in stack.weights.items())
 
 
 def test_peak_memory_grows():

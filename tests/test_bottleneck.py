@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_network import lively, one, plain_network
 
-from modspec.bottleneck import (
+from modspec.core.data import load_dataset
+from modspec.core.streams import generators
+from modspec.core.tasks import draw_pairs
+from modspec.measures.bottleneck import (
     bottleneck_metric,
     frozen_states,
     n_readout_steps,
@@ -16,9 +19,10 @@ from modspec.bottleneck import (
     readout_gradient,
     retrain_readouts,
 )
-from modspec.data import draw_pairs, generators, load_dataset
-from modspec.network import Architecture, init_ensemble
-from modspec.training import Adadelta, NonFiniteLoss, Parameters, epoch_pairs
+from modspec.networks.recurrent import Recurrent, init_stack
+from modspec.training.loop import NonFiniteLoss, epoch_pairs
+from modspec.training.optimizers import Adadelta
+from modspec.training.parameters import Parameters
 
 DIGITS = load_dataset('digits')
 sizes = st.tuples(*(st.integers(1, 3) for _ in range(3)), st.integers(2, 5), st.integers(1, 4), st.integers(1, 6))
@@ -136,13 +140,13 @@ def test_states_that_are_not_finite():
 @pytest.mark.parametrize(('B', 'S'), [(0, 2), (3, 2), (3, 3)])
 def test_frozen_states_are_the_plain_networks(B, S):
     "The bottleneck's, or without one the hidden units'; over more pairs than one chunk"
-    ensemble = lively(Architecture(64, n_hidden=6, n_subnetworks=S, n_bottleneck=B), [0, 1], [.1, 1.])
+    stack = lively(Recurrent(64, n_hidden=6, n_subnetworks=S, n_bottleneck=B), [0, 1], [.1, 1.])
     pairs = torch.stack([draw_pairs(DIGITS.test.labels, 510, generator=g, n_subnetworks=S)
                          for g in generators([0, 1], 'pairs')])
-    states, shown = frozen_states(ensemble, DIGITS.test, pairs)
+    states, shown = frozen_states(stack, DIGITS.test, pairs)
     assert states.shape == (2, S, B or 6, 510) and shown.shape == (2, 510, S) and not states.requires_grad
     for m, i in itertools.product(range(2), (0, 1, 499, 500, 509)):
-        w = one(ensemble.weights, m)
+        w = one(stack.weights, m)
         x = DIGITS.test.images[pairs[m, :, i]].double() / 255
         h = plain_network(w, x, 5)[0][-1]
         expected = [w['W_hb'][n] @ h[n] + w['b_hb'][n] for n in range(S)] if B else h
@@ -152,8 +156,8 @@ def test_frozen_states_are_the_plain_networks(B, S):
 
 def test_the_read_out_of_the_network_does_not_matter():
     "It is replaced: the metric reads the bottleneck, not what the network says"
-    ensemble = init_ensemble(Architecture(64, n_hidden=8, n_bottleneck=3), [0], 1.)
+    stack = init_stack(Recurrent(64, n_hidden=8, n_bottleneck=3), [0], 1.)
     parameters = Parameters(n_pairs=320, readout_epochs=1)
-    before = bottleneck_metric(ensemble, DIGITS, parameters)['bottleneck']
-    for name in ('W_br', 'b_br'): ensemble.weights[name].zero_()
-    assert torch.equal(before, bottleneck_metric(ensemble, DIGITS, parameters)['bottleneck'])
+    before = bottleneck_metric(stack, DIGITS, parameters)['bottleneck']
+    for name in ('W_br', 'b_br'): stack.weights[name].zero_()
+    assert torch.equal(before, bottleneck_metric(stack, DIGITS, parameters)['bottleneck'])

@@ -34,8 +34,8 @@ def free_port() -> int:
 
 def make_checkout(folder: Path) -> None:
     "What the chapter needs, in a folder that JupyterLab may write to"
-    (folder / 'nbs').mkdir()
-    shutil.copy(ROOT / 'nbs' / 'explore.ipynb', folder / 'nbs')
+    (folder / 'nbs' / 'explorer').mkdir(parents=True)
+    shutil.copy(ROOT / 'nbs' / 'explorer' / 'explore.ipynb', folder / 'nbs' / 'explorer')
     shutil.copytree(ROOT / 'nbs' / 'images', folder / 'nbs' / 'images')
     shutil.copytree(ROOT / 'results' / 'paper', folder / 'results' / 'paper')
     for name, text in SETTINGS.items():
@@ -58,7 +58,7 @@ def jupyterlab(folder: Path):
         server = subprocess.Popen(command, cwd=folder, env=os.environ | own, stdout=log, stderr=log)
     try:
         wait_for(f'{address}/api', server, folder / 'lab.log')
-        yield f'{address}/lab/tree/nbs/explore.ipynb?token=explorer'
+        yield f'{address}/lab/tree/nbs/explorer/explore.ipynb?token=explorer'
     finally:
         server.terminate()
         server.wait(30)

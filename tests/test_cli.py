@@ -1,4 +1,4 @@
-"""The command: what it refuses, how it says so, and how quickly it answers"""
+"""The command: what it refuses, how it says so, and what it does not load"""
 import os
 import re
 import shutil
@@ -8,21 +8,25 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
-import pandas as pd
 import pytest
 import typer
-import yaml
+from sweeps import BAD_PAST, NORM, TINY, contents, forgetting_plugins, older_code, swept, weights, write_config
 from typer.testing import CliRunner
 
-from modspec import claims, cli, evidence, modularity, sweep
+from modspec import cli
+from modspec.analysis.tables import read_table
 from modspec.cli import app
-from modspec.data import LOADERS
-from modspec.experiment import ARCHITECTURES, RunConfig
-from modspec.training import Parameters
+from modspec.core import sparsity as numbers
+from modspec.core.files import read_manifest
+from modspec.core.registry import entries
+from modspec.engine import collect, doctor, notebook, run, sweep
+from modspec.engine.options import assigned
+from modspec.engine.plan import make_run
+from modspec.studies.extreme_sparsity.config import ARCHITECTURES, sparsity_run
 
 MODSPEC = Path(sys.executable).with_name('modspec')
-COMMANDS = ['run', 'sweep', 'status', 'reproduce', 'figures', 'collect', 'claims', 'q', 'verify', 'doctor', 'explore']
-TINY = dict(epochs=1, n_hidden=10, n_pairs=200, batch_size=20)
+COMMANDS = ['run', 'sweep', 'status', 'measure', 'reproduce', 'figures', 'collect', 'claims', 'q', 'verify', 'doctor',
+            'explore']
 
 
 def invoke(*args):
@@ -54,15 +58,15 @@ def there(tmp_path, monkeypatch):
 def asked(monkeypatch):
     "What `run_notebook` is asked for, instead of running it"
     calls = []
-    monkeypatch.setattr(sweep, 'run_notebook', lambda config, out, **how: calls.append((config, out, how)) or out)
+    monkeypatch.setattr(notebook, 'run_notebook', lambda config, out, **how: calls.append((config, out, how)) or out)
     return calls
 
 
-# help
+# help and what is loaded
 
 def test_help_lists_the_commands():
     answer = invoke('--help')
-    assert answer.exit_code == 0 and 'modspec reproduce config/quick.yaml' in answer.output
+    assert answer.exit_code == 0
     assert sorted(command.name or command.callback.__name__ for command in app.registered_commands) == sorted(COMMANDS)
     for command in COMMANDS: assert f' {command} ' in answer.output
 
@@ -74,12 +78,44 @@ def test_help_shows_an_example(command):
     assert f'modspec {command} ' in answer.output.split('Example')[1]
 
 
-@pytest.mark.parametrize('args', [['--help'], *([command, '--help'] for command in COMMANDS)], ids=' '.join)
-def test_help_does_not_wait_for_pytorch(args):
-    code = ('import sys\nfrom modspec.cli import app\ntry: app(sys.argv[1:])\n'
-            'except SystemExit: print(sorted({"torch", "papermill", "pandas", "matplotlib"} & set(sys.modules)))')
-    answer = subprocess.run([sys.executable, '-c', code, *args], capture_output=True, text=True, check=True)
-    assert 'Usage' in answer.stdout and answer.stdout.splitlines()[-1] == '[]'
+LARGE = {'torch', 'numba', 'papermill', 'snakemake', 'matplotlib', 'pandas'}
+
+
+def loaded(*args, cwd):
+    "Which of some large libraries the command has loaded when it ends"
+    code = ("import sys\nfrom modspec.cli import app\ntry: app(sys.argv[1:])\nexcept SystemExit as end: code = end.code"
+            f"\nprint(code, *sorted({LARGE} & set(sys.modules)))")
+    answer = subprocess.run([sys.executable, '-c', code, *map(str, args)], cwd=cwd, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    code, *found = answer.stdout.splitlines()[-1].split()
+    return code, found
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_loads_nothing_large(there, command): assert loaded(command, '--help', cwd=there) == ('0', [])
+
+
+@pytest.fixture(scope='module')
+def results(tmp_path_factory):
+    "Of a finished sweep, with its file beside it; nobody writes into them"
+    folder = tmp_path_factory.mktemp('finished')
+    return swept(write_config(folder / 'sweep.yaml'), folder / 'results')
+
+
+@pytest.mark.parametrize('args', [
+    'q --sparsity 0.1', 'status sweep.yaml --out results', 'status sweep.yaml --out nowhere', 'verify results',
+    'sweep sweep.yaml --out results --dry-run', 'sweep sweep.yaml --out nowhere --dry-run', 'run --out x --sparsity 7',
+    'run --out x --sparsity 0.1 --set lr=-1', 'sweep wrong.yaml', 'sweep other.yaml --out results',
+    'collect sweep.yaml --out results', 'measure results --measure nothing'])
+def test_what_does_not_compute_loads_no_torch(results, args):
+    (results.parent / 'wrong.yaml').write_text('axes: {sparsity: [7]}')
+    write_config(results.parent / 'other.yaml', settings=dict(lr=0.1))
+    code, found = loaded(*args.split(), cwd=results.parent)
+    heavy = {'collect': ['pandas'], 'verify': ['pandas']}.get(args.split()[0], [])
+    light = args.split()[0] in ('q', 'status', 'verify', 'run') or '--dry-run' in args
+    assert not (LARGE - {"pandas"}) & {*found}
+    if light: assert [*found] == heavy
+    assert code == ('2' if {'7', 'lr=-1', 'wrong.yaml', 'other.yaml', 'nothing'} & {*args.split()} else '0')
 
 
 def test_no_arguments_is_help():
@@ -105,67 +141,124 @@ def test_proposals_are_what_exists():
     "The command knows them without loading the modules that define them"
     command = typer.main.get_command(app).commands['run']
     proposed = {option.name: [item.value for item in option.shell_complete(None, '')] for option in command.params}
-    assert proposed['dataset'] == list(LOADERS) and proposed['architecture'] == list(ARCHITECTURES)
+    assert proposed['dataset'] == list(entries('dataset')) and proposed['architecture'] == list(ARCHITECTURES)
 
 
 # what is asked for
 
 def test_run_asks_for_what_was_said(there, asked):
-    cpu = dict(device='cpu', threads=1, download=False)
+    how = dict(device='cpu', threads=1, download=False, outdated=False)
     assert invoke('run', '--sparsity', '0.1', '--out', 'a').exit_code == 0
-    assert asked.pop() == (RunConfig(0.1), Path('a'), cpu)
+    assert asked.pop() == (sparsity_run(0.1), Path('a'), how)
     answer = invoke('run', '--sparsity', '1e-4', '--out', 'results/b', '--seeds', 3, '--dataset', 'mnist',
                     '--epochs', 4, '--architecture', 'bottleneck', '--batch-size', 32, '--device', 'cuda:1',
-                    '--threads', 2, '--download')
+                    '--threads', 2, '--download', '--recompute')
     assert answer.exit_code == 0 and answer.stdout == 'results: results/b\n'
-    parameters = Parameters(epochs=4, bottleneck_epochs=4, batch_size=32)
-    assert asked.pop() == (RunConfig(1e-4, 'mnist', 3, 'bottleneck', parameters), Path('results/b'),
-                           dict(device='cuda:1', threads=2, download=True))
+    settings = dict(dataset='mnist', architecture='bottleneck', epochs=4, bottleneck_epochs=4, batch_size=32)
+    assert asked.pop() == (sparsity_run(1e-4, seeds=3, **settings), Path('results/b'),
+                           dict(device='cuda:1', threads=2, download=True, outdated=True))
     assert invoke('run', '--sparsity', '0.1', '--sparsity', '1', '--first-seed', 5, '--out', 'c').exit_code == 0
-    assert asked.pop()[0] == RunConfig((0.1, 1.), first_seed=5)
+    assert asked.pop()[0] == sparsity_run((0.1, 1.), first_seed=5)
+
+
+def test_run_takes_any_setting(there, asked):
+    "of the study that is asked for; each is read as what its default is"
+    given = ['mask_fraction=0.1', 'readout_lr=5e-1', 'n_hidden=20', 'rewire=false', 'connection_start=normal', 'walk=0']
+    options = [word for one in given for word in ('--set', one)]
+    assert invoke('run', '--sparsity', '0.1', '--out', 'a', *options).exit_code == 0
+    assert asked.pop()[0] == sparsity_run(0.1, mask_fraction=0.1, readout_lr=0.5, n_hidden=20, rewire=False,
+                                          connection_start='normal', walk=0.)
+    assert invoke('run', '--set', 'sparsity=0.1', '--out', 'a').exit_code == 0
+    assert asked.pop()[0] == sparsity_run(0.1)
+    answer = invoke('run', '--study', 'upstream_downstream', '--set', 'layers=16-8', '--epochs', 2, '--out', 'a')
+    assert answer.exit_code == 0, answer.output
+    assert asked.pop()[0] == make_run('upstream_downstream', dict(layers='16-8', epochs=2))
+
+
+def test_texts_and_numbers_are_told_apart():
+    defaults = dict(name='a', number=0.5, whole=3, yes=True)
+    found = assigned(['name=1', 'number=1', 'whole=1', 'yes=true'], defaults)
+    assert found == dict(name='1', number=1., whole=1, yes=True)
+    assert assigned(['name=a=b', 'yes=False'], defaults) == dict(name='a=b', yes=False)
+    wrong = assigned(['number=x', 'whole=1.5', 'yes=1'], defaults)
+    assert wrong == dict(number='x', whole='1.5', yes='1')  # to be refused where the range is known
 
 
 def test_run_takes_all_from_a_file(there, asked):
-    Path('sweep.yaml').write_text('sparsities: [0.1, 0.5]\nseeds: 7\narchitecture: standard\nparameters: {epochs: 2}\n'
-                                  'variations: {still: {walk: 0}}')
-    one = ['run', '--config', 'sweep.yaml', '--name', 'p=0.1,seeds=5-6,still', '--out', 'a']
+    write_config(sparsities=[0.1, 0.5], settings=dict(epochs=2), seeds=7, variations={'still': {'walk': 0}})
+    one = ['run', '--config', 'sweep.yaml', '--name', 'p0.1_seeds5-6_still', '--out', 'a']
     assert invoke(*one).exit_code == 0
-    assert asked.pop()[0] == RunConfig(0.1, 'digits', 2, 'standard', Parameters(epochs=2, walk=0), 5)
+    assert asked.pop()[0] == sparsity_run(0.1, seeds=2, first_seed=5, **TINY | dict(epochs=2, walk=0.))
     other = {'sparsity': 0.1, 'seeds': 4, 'first_seed': 0, 'dataset': 'mnist', 'architecture': 'both', 'epochs': 1,
-             'batch_size': 2}
+             'batch_size': 2, 'study': 'extreme_sparsity'}
     for name, value in other.items():  # never ignored in silence
         answer = invoke(*one, f'--{name.replace("_", "-")}', value)
         assert f'settles {name}' in one_line(answer.exit_code, answer.stderr) and not asked
+    answer = invoke(*one, '--set', 'lr=1')
+    assert 'settles lr' in one_line(answer.exit_code, answer.stderr) and not asked
+
+
+P = '--sparsity 0.1 '
 
 
 @pytest.mark.parametrize('args, message', [
-    ('', 'give --sparsity, or a run of a sweep by --config and --name'),
-    ('--config sweep.yaml', '--config and --name go together'),
+    ('', 'give sparsity'), ('--config sweep.yaml', '--config and --name go together'),
     ('--config sweep.yaml --sparsity 0.1', '--config and --name go together'),
-    ('--sparsity 0.1 --name p=0.1,seeds=0-4', '--config and --name go together'),
-    ('--config sweep.yaml --name p=0.1,seeds=0-5', "'p=0.1,seeds=0-5'; did you mean 'p=0.1,seeds=0-4'?"),
-    ('--sparsity 0.1 --sparsity 0.10001', 'distinct numbers of connections, got [1000, 1000]'),
-    ('--sparsity 0.1 --sparsity 1e-5', 'sparsity must be a number in [1/N^2, 1] = [0.0001, 1], got 1e-05'),
-    ('--sparsity 0.1 --first-seed -1', 'first_seed must be a whole number in [0, 1000000], got -1')])
+    (P + '--name p0.1_seeds0-4', '--config and --name go together'),
+    ('--config sweep.yaml --name p0.1_seeds0-5', "'p0.1_seeds0-5'; did you mean 'p0.1_seeds0-4'?"),
+    (P + '--sparsity 0.10001', 'sparsity must have distinct values, got [0.1, 0.10001]'),
+    (P + '--sparsity 1e-5', 'sparsity must be a number in [1/N^2, 1] = [0.0001, 1], got 1e-05'),
+    (P + '--first-seed -1', 'first_seed must be a whole number in [0, 1000000], got -1'),
+    (P + '--set mask_fractoin=0.1', "unknown parameter 'mask_fractoin'; did you mean 'mask_fraction'?"),
+    (P + '--set lr=0.1 --set lr=0.2', 'lr twice'), (P + '--set lr', "--set must be NAME=VALUE, got 'lr'"),
+    (P + '--set lr=fast', "lr must be a number in (0, 1e+09], got 'fast'"),
+    (P + '--set lr=-1', 'lr must be a number in (0, 1e+09], got -1.0'), (P + '--set lr=nan', 'got nan'),
+    (P + '--set n_hidden=1.5', "n_hidden must be a whole number in [2, 10000], got '1.5'"),
+    (P + '--set rewire=1', "rewire must be true or false, got '1'"), (P + '--set n_hidden=', "got ''"),
+    (P + '--set task=xor', "task must be one of ['parity', "), (P + '--set =1', "unknown parameter ''"),
+    (P + '--epochs 3 --set epochs=2', 'epochs is given twice'),
+    (P + '--set sparsity=0.2', 'sparsity is given twice'),
+    (P + '--dataset digits --set dataset=mnist', 'dataset is given'),
+    (P + '--set seeds=3', "unknown parameter 'seeds'"), (P + '--study nothing', "study must be one of ['"),
+    (P + '--study upstream_downstream', 'got [0.1]'),
+    ('--study upstream_downstream --architecture both', "unknown parameter 'architecture'"),
+    ('--study upstream_downstream --set layers=0', "got '0'"), (P + '--plugin none.py', 'plugin none.py is missing'),
+    (P + '--plugin sweep.yaml', 'plugin sweep.yaml')])
 def test_run_wants_one_run(there, asked, args, message):
-    Path('sweep.yaml').write_text('sparsities: [0.1]\n')
-    answer = invoke('run', '--out', 'a', *args.split())
+    Path('sweep.yaml').write_text('axes: {sparsity: [0.1]}\n')
+    answer = invoke('run', '--out', 'a', *args.split(' ') if args else [])
     assert message in one_line(answer.exit_code, answer.stderr) and not asked
+    assert [path.name for path in there.iterdir()] == ['sweep.yaml']
+
+
+def test_a_plugin_on_the_command_line(there, asked):
+    "brings its settings"
+    with forgetting_plugins():
+        Path('norm.py').write_text(NORM)
+        answer = invoke('run', '--sparsity', '0.1', '--out', 'a', '--plugin', 'norm.py', '--set', 'power=3')
+        assert answer.exit_code == 0, answer.output
+        assert asked.pop()[0].settings.power == 3.
+    answer = invoke('run', '--sparsity', '0.1', '--out', 'a', '--set', 'power=3')
+    assert "unknown parameter 'power'" in one_line(answer.exit_code, answer.stderr)
 
 
 def test_names_of_results(there, monkeypatch):
     "`config/quick.yaml` goes to `results/quick` unless told otherwise"
     calls = []
     def note(value, *call): return calls.append(call) or value
+    def joined(config, out, **how): return note(out, config, out, how['finished_only'])
     monkeypatch.setattr(sweep, 'run_sweep', lambda config, out, **how: note(out, config, out, how['cores']))
-    monkeypatch.setattr(sweep, 'draw_figures', lambda results, out=None: note([Path('a.png')], results, out))
-    monkeypatch.setattr(sweep, 'collect_sweep', lambda config, out, **how: note(out, config, out, how['finished_only']))
-    monkeypatch.setattr(sweep, 'load_config', lambda config: SimpleNamespace(variations={}))
-    monkeypatch.setattr(evidence, 'read_evidence', lambda results: SimpleNamespace(metrics=None, sensitivity=None))
-    monkeypatch.setattr(claims, 'claims', lambda metrics, sensitivity: pd.DataFrame({'verdict': ['holds'] * 2}))
-    config, quick = Path('config/quick.yaml'), Path('results/quick')
+    monkeypatch.setattr(notebook, 'draw_figures', lambda results, out=None: note([Path('a.png')], results, out))
+    monkeypatch.setattr(collect, 'collect_sweep', joined)
+    ledger = SimpleNamespace(summarized=lambda results: 'ledger: 2 hold')
+    monkeypatch.setattr(cli, 'import_module', lambda name: ledger)
+    monkeypatch.setattr(cli, 'warn_of', lambda older: None)
+    monkeypatch.setattr('modspec.engine.status.verify_results', lambda results: ([], {}))
+    Path('config').mkdir()
+    config, quick = write_config('config/quick.yaml'), Path('results/quick')
     answer = invoke('reproduce', config)
-    summary = '2 claims: 2 hold; see: modspec claims results/quick'
+    assert answer.exit_code == 0, answer.output
+    summary = 'ledger: 2 hold; see: modspec claims results/quick'
     assert answer.stdout.splitlines() == ['figure: a.png (and .pdf)', summary]
     assert calls == [(config, quick, None), (quick, None)]
     calls.clear(), invoke('reproduce', config, '--out', 'x', '--cores', 3)
@@ -191,7 +284,7 @@ REFUSED = {  # what is added to `modspec run --sparsity 0.1 --out out`: what the
     ('--seeds', '2.5'): "seeds must be a whole number in [1, 10000], got '2.5'",
     ('--epochs', '0'): 'epochs must be a whole number in [1, 10000], got 0', ('--epochs', '-3'): 'got -3',
     ('--epochs', 'x'): "epochs must be a whole number in [1, 10000], got 'x'",
-    ('--batch-size', '0'): 'batch_size must be a whole number in [1, 1e+06], got 0', ('--batch-size', '-1'): 'got -1',
+    ('--batch-size', '0'): 'batch_size must be a whole number in [1, 1000000], got 0', ('--batch-size', '-1'): 'got -1',
     ('--dataset', 'cifar'): "dataset must be one of ['digits', 'mnist'], got 'cifar'",
     ('--architecture', 'dense'): "architecture must be one of ['standard', 'bottleneck', 'both'], got 'dense'",
     ('--device', 'gpu'): "device must be one of ['cpu'", ('--device', 'meta'): "got 'meta'",
@@ -209,7 +302,7 @@ REFUSED = {  # what is added to `modspec run --sparsity 0.1 --out out`: what the
 def test_run_refuses(there, monkeypatch, args):
     "in one line, before a kernel starts, with nothing written"
     def forbidden(*_): raise AssertionError('a kernel was started')
-    monkeypatch.setattr(sweep, 'execute', forbidden)
+    monkeypatch.setattr(notebook, 'execute', forbidden)
     monkeypatch.setenv('MODSPEC_DATA', str(there / 'nowhere'))
     Path('file').write_text('mine'), Path('mine').mkdir(), Path('mine', 'thesis.tex').write_text('mine')
     before = sorted(there.rglob('*'))
@@ -229,16 +322,39 @@ def test_unknown_and_missing_options(there, args, name):
 
 
 def test_sweeps_and_figures_refuse(there):
-    Path('sweep.yaml').write_text('sparsities: [1e-4]\n')
-    for command in ('reproduce', 'collect'):
+    Path('sweep.yaml').write_text('axes: {sparsity: [1e-4]}\n')
+    for command in ('reproduce', 'collect', 'sweep', 'status'):
         answer = invoke(command, 'sweep.yaml')
         assert "got '1e-4'; in YAML write 1.0e-4, not 1e-4" in one_line(answer.exit_code, answer.stderr)
         assert 'none.yaml cannot be read' in one_line((answer := invoke(command, 'none.yaml')).exit_code, answer.stderr)
-    answer = invoke('run', '--config', 'none.yaml', '--name', 'p=0.1,seeds=0-4', '--out', 'out')
+    answer = invoke('run', '--config', 'none.yaml', '--name', 'p0.1_seeds0-4', '--out', 'out')
     assert 'none.yaml cannot be read' in one_line(answer.exit_code, answer.stderr)
-    answer = invoke('figures', 'nowhere')
-    assert 'nowhere holds no finished run: manifest.json is missing' in one_line(answer.exit_code, answer.stderr)
+    for command in ('figures', 'claims', 'measure', 'verify'):
+        answer = invoke(command, 'nowhere')
+        assert 'nowhere holds no ' in one_line(answer.exit_code, answer.stderr)
     assert [path.name for path in there.iterdir()] == ['sweep.yaml']
+
+
+def test_what_a_study_does_not_have(there):
+    "Figures and claims of the second one are still to come"
+    Path('layers.yaml').write_text('study: upstream_downstream\nseeds: 1\n'
+                                   'settings: {layers: "8", epochs: 1, n_pairs: 100}\n')
+    swept(Path('layers.yaml'), there / 'results')
+    before = contents(there)
+    for command, message in dict(figures='has no figures yet', claims='has no claims yet').items():
+        answer = invoke(command, 'results')
+        assert f'upstream_downstream {message}' in one_line(answer.exit_code, answer.stderr)
+    answer = invoke('reproduce', 'layers.yaml', '--out', 'elsewhere')
+    assert 'has no figures yet' in one_line(answer.exit_code, answer.stderr)
+    assert invoke('verify', 'results').exit_code == 0 and contents(there) == before
+    assert invoke('status', 'layers.yaml', '--out', 'results').stdout.splitlines()[-1].startswith('1 done')
+
+
+def test_figures_would_mix_variations(there):
+    write_config(variations={'no_walk': {'walk': 0}})
+    answer = invoke('reproduce', 'sweep.yaml', '--out', 'elsewhere')
+    assert 'use: modspec sweep sweep.yaml' in one_line(answer.exit_code, answer.stderr)
+    assert not Path('elsewhere').exists()
 
 
 def test_refused_in_a_process_of_its_own(there):
@@ -253,9 +369,8 @@ def test_refused_in_a_process_of_its_own(there):
 @pytest.mark.provokes('divergence')
 def test_failed_run(there):
     "Exit code 1; network, epoch and step are named, and the notebook is kept"
-    settings = dict(sparsities=[0.5], seeds=2, architecture='standard', parameters=TINY | dict(lr=1e6))
-    Path('sweep.yaml').write_text(yaml.safe_dump(settings))
-    answer = invoke('run', '--config', 'sweep.yaml', '--name', 'p=0.5,seeds=0-1', '--out', 'out')
+    write_config(sparsities=[0.5], settings=dict(lr=1e6, n_pairs=200, batch_size=20), seeds=2)
+    answer = invoke('run', '--config', 'sweep.yaml', '--name', 'p0.5_seeds0-1', '--out', 'out')
     assert answer.exit_code == 1 and answer.stdout == '' and len(answer.stderr.splitlines()) == 1
     assert answer.stderr.startswith('modspec: p=0.5 failed, NonFiniteLoss: the loss of network 0 (seed 0) became ')
     assert ' in epoch 1, step ' in answer.stderr and 'lower the learning rates' in answer.stderr
@@ -264,16 +379,14 @@ def test_failed_run(there):
     assert not Path('out/manifest.json').exists() and not any(path.name.startswith('.') for path in there.iterdir())
 
 
-def test_finished_run_is_not_repeated(smoke):
+def test_finished_run_is_not_repeated(results):
     "`modspec run` on a run of the sweep: the same answer, without a kernel, and every file as it was"
-    folder = smoke.results / 'runs' / 'p=1.0,seeds=0-1'
-    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    answer = invoke('run', '--config', smoke.config, '--name', folder.name, '--out', folder)
+    folder, before = results / 'runs' / 'p1.0_seeds0-0', contents(results)
+    answer = invoke('run', '--config', results.with_name('sweep.yaml'), '--name', folder.name, '--out', folder)
     assert answer.exit_code == 0 and answer.stdout == f'results: {folder}\n'
-    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     answer = invoke('run', '--sparsity', '1', '--out', folder)
-    assert 'p=1.0,seeds=0-1 holds another run (seeds: 2, asked 5; ' in one_line(answer.exit_code, answer.stderr)
-    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert 'p1.0_seeds0-0 holds another run (seeds: 1, asked 5; ' in one_line(answer.exit_code, answer.stderr)
+    assert contents(results) == before
 
 
 def test_reproduce_ends_with_figures_and_claims(smoke):
@@ -308,21 +421,100 @@ def test_q_refuses(args, message):
     assert message in one_line(answer.exit_code, answer.stderr) and answer.stdout == ''
 
 
-# verify, doctor, explore
+# verify
 
-def test_verify(smoke, tmp_path):
-    answer = invoke('verify', smoke.results)
-    assert answer.exit_code == 0 and answer.stdout == f'{smoke.results}: all is as it was written, in 3 folders\n'
-    results = shutil.copytree(smoke.results, tmp_path / 'results')
-    with open(results / 'metrics.parquet', 'ab') as table: table.write(b'X')
-    (results / 'runs' / 'p=1.0,seeds=0-1' / 'notebook.ipynb').unlink()
-    answer = invoke('verify', results)
+@pytest.fixture
+def copied(results, there):
+    "The finished sweep in the working directory, to be changed"
+    shutil.copy(results.with_name('sweep.yaml'), there)
+    return shutil.copytree(results, there / 'results')
+
+
+def test_verify(copied):
+    answer = invoke('verify', 'results')
+    assert answer.exit_code == 0 and answer.stdout == 'results: all is as it was written, in 3 folders\n'
+    with open('results/values.parquet', 'ab') as table: table.write(b'X')
+    Path('results/runs/p1.0_seeds0-0/notebook.ipynb').unlink()
+    answer = invoke('verify', 'results')
     first, second = answer.stdout.splitlines()
-    assert answer.exit_code == 1 and first.startswith(f'{results}/metrics.parquet: has ')
-    assert second == f'{results}/runs/p=1.0,seeds=0-1/notebook.ipynb: is missing'
-    answer = invoke('verify', tmp_path)
-    assert f'{tmp_path} holds no results' in one_line(answer.exit_code, answer.stderr)
+    assert answer.exit_code == 1 and first.startswith('results/values.parquet: has ')
+    assert second == 'results/runs/p1.0_seeds0-0/notebook.ipynb: is missing'
+    answer = invoke('verify', copied.parent / 'nowhere')
+    assert 'nowhere holds no results' in one_line(answer.exit_code, answer.stderr)
 
+
+def test_results_of_other_code_are_used_with_a_warning(copied, monkeypatch):
+    "by `verify`, `status` and `sweep`: how many, and which part"
+    for folder in (copied / 'runs').iterdir(): older_code(folder, 'correlation')
+    answer = invoke('verify', 'results')
+    assert answer.exit_code == 0 and answer.stderr.startswith('modspec: correlation of 2 runs ')
+    assert '--recompute' in answer.stderr and len(answer.stderr.splitlines()) == 1
+    answer = invoke('status', 'sweep.yaml', '--out', 'results')
+    assert answer.stdout.count('correlation') == 2 and '2 done' in answer.stdout
+    monkeypatch.setattr(sweep, 'run_sweep', lambda config, results, **how: results)
+    answer = invoke('sweep', 'sweep.yaml', '--out', 'results')
+    assert answer.exit_code == 0 and 'correlation of 2 runs' in answer.stderr
+
+
+def test_status_and_plan_of_a_finished_sweep(copied):
+    answer = invoke('status', 'sweep.yaml', '--out', 'results')
+    *rows, last = answer.stdout.splitlines()
+    assert answer.exit_code == 0 and last.startswith('2 done')
+    assert [line.split()[:2] for line in rows] == [['p0.01_seeds0-0', 'done'], ['p1.0_seeds0-0', 'done']]
+    answer = invoke('sweep', 'sweep.yaml', '--out', 'results', '--dry-run')
+    assert answer.exit_code == 0 and answer.stdout.count('nothing to do') == 2
+
+
+# measure
+
+def test_measure(copied, monkeypatch):
+    "a measure of one's own on networks that are there; the tables are joined anew if the file is given"
+    before = weights(copied)
+    monkeypatch.setattr(run, 'train', None)
+    with forgetting_plugins():
+        Path('norm.py').write_text(NORM)
+        answer = invoke('measure', 'results', '--plugin', 'norm.py', '--measure', 'norm', '--config', 'sweep.yaml')
+        assert answer.exit_code == 0, answer.output
+        assert answer.stdout.splitlines() == ['measured: the networks of 2 runs in results', 'tables: results']
+        assert 'norm' in set(read_table('results')['measure'])
+    assert weights(copied) == before
+    answer = invoke('measure', 'results/runs/p1.0_seeds0-0')
+    assert answer.exit_code == 0 and '1 run in' in answer.stdout
+
+
+def test_measure_again(copied):
+    "what other code has measured"
+    folder = copied / 'runs' / 'p1.0_seeds0-0'
+    older_code(folder, 'correlation')
+    assert invoke('measure', 'results').exit_code == 0 and BAD_PAST in str(read_manifest(folder))
+    assert invoke('measure', 'results', '--recompute').exit_code == 0 and BAD_PAST not in str(read_manifest(folder))
+
+
+def test_measure_refuses(copied):
+    answer = invoke('measure', 'results', '--measure', 'corelation')
+    assert "measure must be one of" in one_line(answer.exit_code, answer.stderr) and 'correlation' in answer.stderr
+    for more in (['--measure', 'correlation'], ['--config', 'sweep.yaml']):
+        answer = invoke('measure', 'results', '--retrain', *more)
+        assert '--retrain takes all measures' in one_line(answer.exit_code, answer.stderr)
+    shutil.rmtree('results/runs')
+    answer = invoke('measure', 'results')
+    assert 'only tables; ' in one_line(answer.exit_code, answer.stderr) and '--retrain' in answer.stderr
+
+
+def test_measure_tables_without_networks(copied):
+    "Trained again, compared, measured and joined"
+    before = {path.name: path.read_bytes() for path in copied.glob('*.parquet')}
+    shutil.rmtree('results/runs')
+    answer = invoke('measure', 'results', '--retrain')
+    assert answer.exit_code == 0, answer.output
+    first, second, third = answer.stdout.splitlines()
+    assert first.endswith('differ from those in the tables by at most 0')
+    assert second.startswith('measured: the networks of 2 runs') and third == 'tables: results'
+    assert {path.name: path.read_bytes() for path in copied.glob('*.parquet')} == before
+    assert invoke('verify', 'results').exit_code == 0
+
+
+# doctor, explore
 
 def test_doctor(monkeypatch, there):
     monkeypatch.setenv('MODSPEC_DATA', str(there))
@@ -338,7 +530,7 @@ def test_doctor(monkeypatch, there):
     ('modspec-no-such-library', "pip install 'modspec-no-such-library'"), ('typer>=999', "pip install 'typer>=999'")])
 def test_doctor_names_libraries_that_are_missing(monkeypatch, needs, advice):
     "and looks no further, for the rest needs them"
-    monkeypatch.setattr(cli, 'requires', lambda name: ['pyyaml', needs])
+    monkeypatch.setattr(doctor, 'requires', lambda name: ['pyyaml', needs])
     answer = invoke('doctor')
     assert answer.exit_code == 1 and answer.stdout.splitlines()[-1].endswith(f'→ {advice}')
     assert 'checkout' not in answer.stdout
@@ -347,12 +539,13 @@ def test_doctor_names_libraries_that_are_missing(monkeypatch, needs, advice):
 def test_explore(there, monkeypatch):
     calls = []
     monkeypatch.setattr(cli.os, 'execv', lambda path, command: calls.append(command))
-    monkeypatch.setattr(sweep, 'repository', lambda: there)
+    monkeypatch.setattr(notebook, 'repository', lambda: there)
     answer = invoke('explore')
-    assert f'{there}/nbs/explore.ipynb is missing; ' in one_line(answer.exit_code, answer.stderr) and not calls
-    (there / 'nbs').mkdir(), (there / 'nbs' / 'explore.ipynb').touch()
+    assert f'{there}/nbs/explorer/explore.ipynb is missing; ' in one_line(answer.exit_code, answer.stderr) and not calls
+    (there / 'nbs' / 'explorer').mkdir(parents=True)
+    (there / 'nbs' / 'explorer' / 'explore.ipynb').touch()
     assert invoke('explore', '--no-browser', '--port', 8889).exit_code == 0
-    expected = ['-m', 'jupyterlab', f'{there}/nbs/explore.ipynb', '--no-browser', '--port', '8889']
+    expected = ['-m', 'jupyterlab', f'{there}/nbs/explorer/explore.ipynb', '--no-browser', '--port', '8889']
     assert calls == [[sys.executable, *expected]]
     monkeypatch.setattr(cli, 'find_spec', lambda name: None)
     answer = invoke('explore')
@@ -361,15 +554,6 @@ def test_explore(there, monkeypatch):
 
 def test_only_mendable_errors_become_a_line(monkeypatch):
     def bug(p): raise RuntimeError('a bug')
-    monkeypatch.setattr(modularity, 'q_from_sparsity', bug)
+    monkeypatch.setattr(numbers, 'q_from_sparsity', bug)
     answer = invoke('q', '--sparsity', '0.1')
     assert isinstance(answer.exception, RuntimeError) and answer.stderr == ''
-
-
-def test_status_and_plan_of_a_finished_sweep(smoke):
-    answer = invoke('status', str(smoke.config), '--out', str(smoke.results))
-    assert answer.exit_code == 0 and answer.output.splitlines()[-1] == '2 done'
-    rows = [line.split()[:3] for line in answer.output.splitlines()[1:3]]
-    assert rows == [['0.0001', '0-1', 'done'], ['1', '0-1', 'done']]
-    answer = invoke('sweep', str(smoke.config), '--out', str(smoke.results), '--dry-run')
-    assert answer.exit_code == 0 and 'Nothing to be done' in answer.output

@@ -9,7 +9,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_network import lively, one, plain_network
 
-from modspec.correlation import (
+from modspec.core.data import Dataset, Digits, load_dataset
+from modspec.core.tasks import held_out_pairs
+from modspec.measures.correlation import (
     conditioned_cka,
     correlation_metric,
     hidden_on_test,
@@ -18,8 +20,7 @@ from modspec.correlation import (
     mean_correlation,
     standardize,
 )
-from modspec.data import Dataset, Digits, held_out_pairs, load_dataset
-from modspec.network import Architecture, init_ensemble
+from modspec.networks.recurrent import Recurrent, init_stack
 
 DIGITS = load_dataset('digits')
 classes_of = st.lists(st.integers(0, 4), min_size=2, max_size=25).map(torch.tensor)
@@ -82,15 +83,15 @@ def test_states_without_correlation(state):
 
 
 def test_dead_sub_network():
-    ensemble = init_ensemble(Architecture(64, n_hidden=6), [0, 1], 1 / 36)
-    for w in ensemble.weights.values(): w[1, 0] = 0.
-    with pytest.raises(ValueError, match='network 1, sub-network 0: '): correlation_metric(ensemble, DIGITS)
+    stack = init_stack(Recurrent(64, n_hidden=6), [0, 1], 1 / 36)
+    for w in stack.weights.values(): w[1, 0] = 0.
+    with pytest.raises(ValueError, match='network 1, sub-network 0: '): correlation_metric(stack, DIGITS)
 
 
 def test_data_of_a_single_class():
-    ensemble, one_class = init_ensemble(Architecture(64, n_hidden=6), [0], 1.), DIGITS.test.labels == 3
+    stack, one_class = init_stack(Recurrent(64, n_hidden=6), [0], 1.), DIGITS.test.labels == 3
     few = Digits(DIGITS.test.images[one_class][:3], DIGITS.test.labels[one_class][:3])
-    with pytest.raises(ValueError, match='admissible'): correlation_metric(ensemble, Dataset('made up', few, few))
+    with pytest.raises(ValueError, match='admissible'): correlation_metric(stack, Dataset('made up', few, few))
 
 
 # matched halves
@@ -173,19 +174,19 @@ def test_conditioned_cka_of_made_up_states():
 
 def test_metric_is_made_of_its_parts():
     "States of a plain network; M(n, k) conditioned on digit k, and the base level on nothing"
-    ensemble = lively(Architecture(64, n_hidden=5), [0, 1], [.1, 1.], gain=3.)
-    h, shown = hidden_on_test(ensemble, DIGITS.test)
+    stack = lively(Recurrent(64, n_hidden=5), [0, 1], [.1, 1.], gain=3.)
+    h, shown = hidden_on_test(stack, DIGITS.test)
     pairs = held_out_pairs(DIGITS.test)
     for m, i in itertools.product(range(2), (0, 499, 500, pairs.shape[1] - 1)):
         x = DIGITS.test.images[pairs[:, i]].double() / 255
-        expected = torch.stack(plain_network(one(ensemble.weights, m), x, 5)[0][-1])
+        expected = torch.stack(plain_network(one(stack.weights, m), x, 5)[0][-1])
         torch.testing.assert_close(h[m, ..., i].double(), expected, rtol=1e-5, atol=1e-5)
         assert shown[i].tolist() == DIGITS.test.labels[pairs[:, i]].tolist()
-    result = correlation_metric(ensemble, DIGITS)
+    result = correlation_metric(stack, DIGITS)
     for m, n in itertools.product(range(2), range(2)):
         every = np.corrcoef(h[m, n].T.numpy())
         other = ~np.eye(len(every), dtype=bool)
-        assert result['correlation_base'][m, n, 0].item() == pytest.approx(every[other].mean(), abs=1e-6)
+        assert result['correlation_base'][m, n].item() == pytest.approx(every[other].mean(), abs=1e-6)
         for k in range(2):
             same = (shown[:, None, k] == shown[None, :, k]).numpy() & other
             assert result['correlation'][m, n, k].item() == pytest.approx(every[same].mean(), abs=1e-6)

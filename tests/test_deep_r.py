@@ -6,9 +6,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modspec.data import generators
-from modspec.deep_r import ConnectionAdam, DeepR, births, births_by_ticket, connection_rate, drawn_ahead, split_signs
-from modspec.network import random_connections
+from modspec.causes.deep_r import (
+    ConnectionAdam,
+    DeepR,
+    births,
+    births_by_ticket,
+    connection_rate,
+    drawn_ahead,
+    split_signs,
+)
+from modspec.core.streams import generators
+from modspec.networks.recurrent import random_connections
 
 GRADIENTS = { # of a position, given signs and independent normal numbers
     'zero': lambda sign, noise: torch.zeros_like(noise),

@@ -1,6 +1,8 @@
-"""The website: its structure, links that lead somewhere, titles, captions, and the reference"""
+"""The website: its structure, links that lead somewhere, titles, captions, the reference, and what nbdev makes of it"""
 
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -8,14 +10,13 @@ import pytest
 import yaml
 from nbconvert import HTMLExporter
 from nbdev.doclinks import NbdevLookup
-from test_repository import NBS, NOTEBOOKS, ROOT, cells, name
+from test_repository import NBS, NOTEBOOKS, ROOT, cells, environment, name
 
 from modspec import _modidx
 
 REPOSITORY = 'https://github.com/modspec/modspec/blob/main/'
 LINK = re.compile(r'(?<!\\)\]\(([^)\s]+)\)')
-SECTIONS = ['Start', 'The paper, chapter by chapter', 'Figures', 'Claims', 'Explorer', 'How-to', 'Reference']
-UNCAPTIONED = {'explore'}
+UNCAPTIONED = {'explorer'}  # folders
 each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
 
 
@@ -41,7 +42,7 @@ def slug(heading: str) -> str:
 def anchors(path: Path) -> set[str]:
     "Where a link into a notebook can lead: its headings, and the functions and classes that it exports"
     text = '\n'.join(re.sub(r'^```.*?^```', '', part, flags=re.M | re.S) for part in prose(path))
-    module = re.search(r'#\| default_exp (\w+)', path.read_text(encoding='utf-8'))
+    module = re.search(r'#\| default_exp ([\w.]+)', path.read_text(encoding='utf-8'))
     names = _modidx.d['syms'].get(f'modspec.{module[1]}', {}) if module else {}
     headings = {slug(heading) for heading in re.findall(r'^#+ (.+)$', text, flags=re.M)}
     return headings | {link.split('#')[1] for link, _ in names.values()}
@@ -71,10 +72,8 @@ def test_one_site_configuration():
 
 
 def test_sidebar():
-    "Every notebook once, in sections; every entry exists"
-    contents = site()['website']['sidebar']['contents']
-    assert [section['section'] for section in contents] == SECTIONS
-    assert sorted(sidebar(contents)) == sorted(map(name, NOTEBOOKS))
+    "Every notebook once; every entry exists"
+    assert sorted(sidebar(site()['website']['sidebar']['contents'])) == sorted(map(name, NOTEBOOKS))
 
 
 def test_style_sheet_exists():
@@ -103,8 +102,9 @@ def test_links(path):
 
 def test_a_wrong_link_is_found():
     page = NBS / 'index.ipynb'
-    assert problem(page, '04_training.ipynb#the-loop') == problem(page, '04_training.ipynb#train') == ''
-    assert 'no such file' in problem(page, '04_trainig.ipynb') and 'anchor' in problem(page, '04_training.ipynb#lop')
+    assert problem(page, 'training/loop.ipynb#what-to-remember') == problem(page, 'training/loop.ipynb#train') == ''
+    assert 'no such file' in problem(page, 'training/lop.ipynb')
+    assert 'anchor' in problem(page, 'training/loop.ipynb#lop')
     assert 'not a part' in problem(page, '../LICENSE') and problem(page, REPOSITORY + 'LICENCE') == 'no such file'
 
 
@@ -124,7 +124,7 @@ def is_figure(cell: dict) -> bool:
 @each_notebook
 def test_figures_have_captions_and_alt_text(path):
     "which Quarto takes from comments at the beginning of the cell, as YAML"
-    if path.stem in UNCAPTIONED: pytest.skip('figures without caption')
+    if path.parent.name in UNCAPTIONED: pytest.skip('figures without caption')
     for source in (''.join(cell['source']) for cell in cells(path) if is_figure(cell)):
         options = yaml.safe_load('\n'.join(re.findall(r'^#\| (.+:.+)$', source, flags=re.M))) or {}
         assert {'fig-cap', 'fig-alt'} <= options.keys(), source
@@ -136,7 +136,7 @@ def test_figures_have_captions_and_alt_text(path):
 def test_names_in_backticks_have_a_reference():
     "nbdev turns them into links to the chapter that defines them"
     lookup = NbdevLookup('modspec')
-    for function in ('train', 'evaluate', 'init_ensemble', 'RunConfig', 'specialization', 'newman_q', 'load_networks'):
+    for function in ('train', 'evaluate', 'init_stack', 'RunConfig', 'specialization', 'newman_q', 'load_networks'):
         assert lookup.doc(function).endswith(f'.html#{function.lower()}')
         assert lookup.linkify(f'see `{function}`') == f'see [`{function}`]({lookup.doc(function)})'
 
@@ -163,6 +163,35 @@ def test_reference_has_every_public_name():
         for full in names:
             short = full.removeprefix(f'{module}.')
             if '.' not in short and not short.startswith('_'): assert f'| [{short}](' in page
+
+
+# what nbdev makes of it
+
+@pytest.fixture
+def quarto(tmp_path, monkeypatch):
+    "A Quarto that does nothing: nbdev would fetch one if it found none"
+    program = tmp_path / 'bin' / 'quarto'
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\n')
+    program.chmod(0o755)
+    return program.parent
+
+
+def processed(root: Path, quarto: Path) -> subprocess.CompletedProcess:
+    "`make docs` up to Quarto, from the root of a checkout"
+    command = [Path(sys.executable).with_name('nbdev_proc_nbs'), '--n_workers', '2']
+    return subprocess.run(command, cwd=root, env=environment(root, quarto), capture_output=True, text=True)
+
+
+def test_docs_of_a_clean_checkout(clean_checkout, quarto):
+    "nbdev executes every cell that has an import, from the root: such cells hold imports only"
+    answer = processed(clean_checkout, quarto)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    assert 'containing imports and other code' not in answer.stderr, answer.stderr
+    made = clean_checkout / '_proc'
+    assert {path.relative_to(made).as_posix() for path in made.rglob('*.ipynb')} == {*map(name, NOTEBOOKS)}
+    assert yaml.safe_load((made / '_quarto.yml').read_text()) == site()
+    assert yaml.safe_load((made / 'nbdev.yml').read_text())['project']['output-dir'] == '_docs'
 
 
 # workflows

@@ -3,51 +3,58 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_experiment import Counter
-from test_faults_threads import LEARNT, assert_conclusion
 
-from modspec import bottleneck, training, weight_mask
-from modspec.data import load_dataset
-from modspec.deep_r import DeepR
-from modspec.experiment import RunConfig, read_manifest, read_table, run
-from modspec.network import PRECISIONS, Architecture, init_ensemble
-from modspec.training import Parameters, evaluate, train
+from modspec.analysis.specialization import specialization
+from modspec.analysis.tables import read_table
+from modspec.causes.deep_r import DeepR
+from modspec.core.data import load_dataset
+from modspec.core.files import read_manifest
+from modspec.engine.run import run
+from modspec.measures import bottleneck, weight_mask
+from modspec.measures.performance import evaluate
+from modspec.networks.choices import PRECISIONS
+from modspec.networks.recurrent import Recurrent, init_stack
+from modspec.studies.extreme_sparsity.config import sparsity_run
+from modspec.training import loop
+from modspec.training.loop import train
+from modspec.training.parameters import Parameters
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here')
 DIGITS = load_dataset('digits')
 SHORT = Parameters(n_pairs=1280, epochs=1, bottleneck_epochs=1, readout_epochs=1)
+LEARNT = sparsity_run([1 / 50**2, 1.], seeds=4, n_hidden=50, n_pairs=8000, epochs=3, bottleneck_epochs=3, lr=1.,
+                      mask_epochs=2, mask_batch_size=64)
 
 
-class Strict(Counter):
-    "From the first step of a loop to the last, an error for whatever waits for the GPU"
+class Strict:
+    "A progress bar: from the first step of a loop to the last, an error for whatever waits for the GPU"
     def update(self, n):
-        super().update(n)
         torch.cuda.set_sync_debug_mode('error')
 
 
 @pytest.fixture
 def unchecked(monkeypatch):
     "The one look at the losses, at the end of an epoch, ends the strict part"
-    for module in (training, bottleneck, weight_mask):
+    for module in (loop, bottleneck, weight_mask):
         monkeypatch.setattr(module, 'check_finite', lambda *args: torch.cuda.set_sync_debug_mode('default'))
     yield
     torch.cuda.set_sync_debug_mode('default')
 
 
 def on(device, n_bottleneck=0, precision='fp32', sparsities=(1e-4, .01, 1.)):
-    architecture = Architecture(64, n_bottleneck=n_bottleneck, precision=precision)
-    return init_ensemble(architecture, range(len(sparsities)), sparsities).to(device)
+    architecture = Recurrent(64, n_bottleneck=n_bottleneck, precision=precision)
+    return init_stack(architecture, range(len(sparsities)), sparsities).to(device)
 
 
 @pytest.mark.parametrize('precision', PRECISIONS)
 @pytest.mark.parametrize('n_bottleneck', [0, 5])
 def test_nothing_waits_inside_the_loops(unchecked, n_bottleneck, precision):
-    data, ensemble = DIGITS.to('cuda'), on('cuda', n_bottleneck, precision)
-    train(ensemble, data, SHORT, bar=Strict())
-    if n_bottleneck: bottleneck.bottleneck_metric(ensemble, data, SHORT, bar=Strict())
+    data, stack = DIGITS.to('cuda'), on('cuda', n_bottleneck, precision)
+    train(stack, data, SHORT, bar=Strict())
+    if n_bottleneck: bottleneck.bottleneck_metric(stack, data, SHORT, bar=Strict())
     else:
         for scores in ('own', 'incoming'):
-            weight_mask.train_masks(ensemble, data, replace(SHORT, mask_scores=scores), bar=Strict())
+            weight_mask.train_masks(stack, data, replace(SHORT, mask_scores=scores), bar=Strict())
 
 
 @pytest.mark.provokes('threads and devices')
@@ -70,8 +77,8 @@ def test_same_bits_twice():
 
 
 def test_connections_keep_number_and_sign():
-    ensemble = on('cuda')
-    W = ensemble.weights['W_sparse'].clone()
+    stack = on('cuda')
+    W = stack.weights['W_sparse'].clone()
     deep_r = DeepR(W, [.1, .03, .01], seeds=range(3))
     for step in range(40):
         W.grad = deep_r.sign * (torch.randn(W.shape, device='cuda') + .5)
@@ -83,14 +90,21 @@ def test_connections_keep_number_and_sign():
 @pytest.mark.provokes('threads and devices')
 def test_a_whole_run(tmp_path):
     "Its manifest says where it was computed"
-    config = RunConfig(sparsity=(1e-4, 1.), seeds=2, parameters=replace(SHORT, precision='bf16'))
-    metrics = read_table(run(config, tmp_path / 'out', device='cuda'))
-    assert metrics.value.notna().all() and set(metrics.seed) == {0, 1}
-    assert read_manifest(tmp_path / 'out')['device'] == 'cuda'
+    config = sparsity_run([1e-4, 1.], seeds=2, n_pairs=1280, epochs=1, bottleneck_epochs=1, readout_epochs=1,
+                          precision='bf16')
+    table = read_table(run(config, tmp_path / 'out', device='cuda'))
+    assert table.value.notna().all() and set(table.seed) == {0, 1}
+    assert read_manifest(tmp_path / 'out')['training']['device'] == 'cuda'
 
 
 @pytest.mark.slow
 @pytest.mark.provokes('threads and devices')
-def test_conclusion(tmp_path):
-    "That of the CPU, of networks that have learnt something"
-    assert_conclusion(read_table(run(LEARNT, tmp_path / 'out', device='cuda')))
+def test_conclusion(tmp_path, device='cuda'):
+    "That of the CPU, of networks that have learnt something: those of one connection are more specialized"
+    table = read_table(run(LEARNT, tmp_path / 'out', device=device))
+    found = specialization(table[table.trained])
+    means = found.groupby(['measure', 'sparsity'])['specialization'].mean().unstack()
+    assert set(means.index) == {'bottleneck', 'weight_mask', 'correlation', 'cka'} and means.shape[1] == 2
+    assert (means.iloc[:, 0] > means.iloc[:, 1] + .1).all(), means
+    accuracy = table[table.trained & (table.measure == 'accuracy')].groupby('architecture')['value'].mean()
+    assert (accuracy > .4).all(), accuracy  # a guess is right in one of ten

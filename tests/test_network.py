@@ -2,36 +2,32 @@
 import itertools
 import math
 
-import matplotlib.figure
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.collections import LineCollection
 
-from modspec.data import generators, load_dataset
-from modspec.network import (
-    DECISIONS,
-    MESSAGES,
-    PRECISIONS,
-    STARTS,
-    Architecture,
-    Ensemble,
-    connection_count,
+from modspec.core.sparsity import connection_count
+from modspec.core.streams import generators
+from modspec.networks.choices import DECISIONS, MESSAGES, STARTS
+from modspec.networks.recurrent import (
+    DTYPES,
+    Recurrent,
     decide,
     directions,
     final_state,
     hidden_states,
-    init_ensemble,
+    init_stack,
     input_drive,
-    plot_architecture,
     random_connections,
     readouts,
+    sparsities,
 )
+from modspec.networks.stack import Stack
 
-architectures = st.builds(Architecture, n_pixels=st.integers(1, 6), n_hidden=st.integers(1, 6),
-                          n_subnetworks=st.integers(2, 3), n_classes=st.integers(2, 5), n_bottleneck=st.integers(0, 3),
+architectures = st.builds(Recurrent, n_pixels=st.integers(1, 6), n_hidden=st.integers(1, 6),
+                          n_subnetworks=st.integers(1, 3), n_classes=st.integers(2, 5), n_bottleneck=st.integers(0, 3),
                           n_steps=st.integers(1, 5), message=st.sampled_from(MESSAGES))
 
 
@@ -62,9 +58,9 @@ def one(weights, k):
 
 def lively(architecture, seeds, sparsity, gain=8.):
     "Random networks with weights large enough for tanh to bend"
-    ensemble = init_ensemble(architecture, seeds, sparsity)
-    return Ensemble(architecture, {name: w * gain for name, w in ensemble.weights.items()}, ensemble.seeds,
-                    ensemble.n_connections)
+    stack = init_stack(architecture, seeds, sparsity)
+    return Stack(architecture, {name: w * gain for name, w in stack.weights.items()}, stack.seeds,
+                    stack.n_connections)
 
 
 # the forward pass
@@ -73,17 +69,17 @@ def lively(architecture, seeds, sparsity, gain=8.):
 @given(architectures, st.integers(1, 3), st.integers(1, 4), st.integers(0, 999), st.data())
 def test_forward_is_the_plain_network(architecture, n_networks, n_pairs, seed, choice):
     S, N = architecture.n_subnetworks, architecture.n_hidden
-    sparsities = [choice.draw(st.integers(1, N**2)) / N**2 for _ in range(n_networks)]
-    ensemble = lively(architecture, range(seed, seed + n_networks), sparsities)
+    fractions = [choice.draw(st.integers(1, N**2)) / N**2 for _ in range(n_networks)]
+    stack = lively(architecture, range(seed, seed + n_networks), fractions)
     shared = choice.draw(st.booleans())  # one batch for all networks
     x = torch.rand(1 if shared else n_networks, S, n_pairs, architecture.n_pixels, generator=generators([seed], 'x')[0])
-    drive = input_drive(ensemble.weights, x)
-    states = torch.stack(list(hidden_states(ensemble.weights, drive, architecture.n_steps, architecture.message)))
-    assert torch.equal(final_state(ensemble.weights, drive, architecture.n_steps, architecture.message), states[-1])
-    r = readouts(ensemble.weights, states[-1])
+    drive = input_drive(stack.weights, x)
+    states = torch.stack(list(hidden_states(stack.weights, drive, architecture.n_steps, architecture.message)))
+    assert torch.equal(final_state(stack.weights, drive, architecture.n_steps, architecture.message), states[-1])
+    r = readouts(stack.weights, states[-1])
     for k, pair in itertools.product(range(n_networks), range(n_pairs)):
         seen = x.expand(n_networks, -1, -1, -1)[k, :, pair].double()
-        h_plain, r_plain = plain_network(one(ensemble.weights, k), seen, architecture.n_steps, architecture.message)
+        h_plain, r_plain = plain_network(one(stack.weights, k), seen, architecture.n_steps, architecture.message)
         h_plain = torch.stack([torch.stack(h) for h in h_plain])
         torch.testing.assert_close(states[:, k, ..., pair].double(), h_plain, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(r[k, ..., pair].double(), torch.stack(r_plain), atol=1e-4, rtol=1e-5)
@@ -91,23 +87,23 @@ def test_forward_is_the_plain_network(architecture, n_networks, n_pairs, seed, c
 
 def test_alone_as_in_the_stack():
     "Within 1e-6: batched products may add in another order"
-    architecture = Architecture(n_pixels=64, n_hidden=20, n_bottleneck=5)
-    ensemble = init_ensemble(architecture, [3, 1, 4], [1 / 400, .1, 1.])
+    architecture = Recurrent(n_pixels=64, n_hidden=20, n_bottleneck=5)
+    stack = init_stack(architecture, [3, 1, 4], [1 / 400, .1, 1.])
     x = torch.rand(3, 2, 16, 64, generator=generators([0], 'x')[0])
     def forward(weights, x): return readouts(weights, final_state(weights, input_drive(weights, x)))
-    stacked = forward(ensemble.weights, x)
+    stacked = forward(stack.weights, x)
     for k in range(3):
-        torch.testing.assert_close(forward(ensemble[k].weights, x[k:k + 1]), stacked[k:k + 1], atol=1e-6, rtol=0)
+        torch.testing.assert_close(forward(stack[k].weights, x[k:k + 1]), stacked[k:k + 1], atol=1e-6, rtol=0)
 
 
 def test_bf16_rounds_and_no_more():
     "Read-outs within a few roundings of 1 / 256, gradients in the same direction"
     g, = generators([0], 'x')
-    ensemble = init_ensemble(Architecture(n_pixels=64), [3, 1, 4], [1e-4, .01, 1.])
+    stack = init_stack(Recurrent(n_pixels=64), [3, 1, 4], [1e-4, .01, 1.])
     x, slope = torch.rand(3, 2, 16, 64, generator=g), torch.randn(3, 2, 10, 16, generator=g)
     found = {}
-    for precision, dtype in PRECISIONS.items():
-        weights = {name: w.clone().requires_grad_() for name, w in ensemble.weights.items()}
+    for precision, dtype in DTYPES.items():
+        weights = {name: w.clone().requires_grad_() for name, w in stack.weights.items()}
         h = final_state(weights, input_drive(weights, x.to(dtype)))
         assert h.dtype == dtype
         r = readouts(weights, h)
@@ -204,8 +200,8 @@ def test_normal_connections_are_exactly_k(N, seed, choice):
 
 def test_normal_connections_are_normal():
     "N(0, 1) / 10, signs included: Kolmogorov's distance to the normal distribution below its 99.9 % quantile"
-    ensemble = init_ensemble(Architecture(n_pixels=4), range(8), .02, connection_start='normal')
-    values = np.sort(ensemble.weights['W_sparse'][ensemble.weights['W_sparse'] != 0].numpy()) * 10
+    stack = init_stack(Recurrent(n_pixels=4), range(8), .02, connection_start='normal')
+    values = np.sort(stack.weights['W_sparse'][stack.weights['W_sparse'] != 0].numpy()) * 10
     expected = [(1 + math.erf(v / 2**.5)) / 2 for v in values]
     assert np.abs(expected - (np.arange(len(values)) + .5) / len(values)).max() < 1.95 / len(values) ** .5
 
@@ -235,70 +231,70 @@ def is_uniform(values, bound=.1):
 
 def test_initial_weights_are_uniform():
     for B in (0, 5):
-        ensemble = init_ensemble(Architecture(n_pixels=64, n_bottleneck=B), range(8), .02)
-        for name, w in ensemble.weights.items(): assert is_uniform(w[w != 0] if name == 'W_sparse' else w), name
+        stack = init_stack(Recurrent(n_pixels=64, n_bottleneck=B), range(8), .02)
+        for name, w in stack.weights.items(): assert is_uniform(w[w != 0] if name == 'W_sparse' else w), name
 
 
-def test_initial_ensemble():
-    architecture = Architecture(n_pixels=9, n_hidden=6, n_subnetworks=3, n_bottleneck=2)
-    sparsities = [1 / 36, .5, 1.]
-    ensemble = init_ensemble(architecture, [5, 7, 5], sparsities)
-    assert ensemble.n_connections == (1, 18, 36) and ensemble.sparsities == sparsities and ensemble.seeds == (5, 7, 5)
-    assert (ensemble.weights['W_sparse'] != 0).sum((2, 3)).tolist() == [[1] * 6, [18] * 6, [36] * 6]
-    for name, w in ensemble.weights.items():
+def test_initial_stack():
+    architecture = Recurrent(n_pixels=9, n_hidden=6, n_subnetworks=3, n_bottleneck=2)
+    fractions = [1 / 36, .5, 1.]
+    stack = init_stack(architecture, [5, 7, 5], fractions)
+    assert stack.n_connections == (1, 18, 36) and sparsities(stack) == fractions and stack.seeds == (5, 7, 5)
+    assert (stack.weights['W_sparse'] != 0).sum((2, 3)).tolist() == [[1] * 6, [18] * 6, [36] * 6]
+    for name, w in stack.weights.items():
         assert not w.requires_grad and not torch.equal(w[0, 0], w[0, 1]) and not torch.equal(w[0], w[1])
         if name != 'W_sparse': assert torch.equal(w[0], w[2])  # the same seed: the same dense weights at every sparsity
-        alone = [init_ensemble(architecture, [s], p).weights[name][0] for s, p in zip(ensemble.seeds, sparsities)]
+        alone = [init_stack(architecture, [s], p).weights[name][0] for s, p in zip(stack.seeds, fractions)]
         assert torch.equal(w, torch.stack(alone))  # bit for bit
 
 
 def test_places_of_connections_do_not_depend_on_the_weights():
     "Streams of their own: the mean of the first dense weights at the places of connections is near 0"
-    weights = init_ensemble(Architecture(n_pixels=10, n_hidden=10), range(100), .1).weights
+    weights = init_stack(Recurrent(n_pixels=10, n_hidden=10), range(100), .1).weights
     there = weights['W_sparse'][:, 0] != 0
     for name in ('W_ih', 'W_hh'): assert abs(weights[name][:, 0][there].mean()) < .01
 
 
 def test_initial_weights_ignore_the_global_generator():
     before = torch.get_rng_state()
-    first = init_ensemble(Architecture(n_pixels=4, n_hidden=4), [0], 1.).weights
+    first = init_stack(Recurrent(n_pixels=4, n_hidden=4), [0], 1.).weights
     assert torch.equal(before, torch.get_rng_state())
     torch.manual_seed(7)
-    second = init_ensemble(Architecture(n_pixels=4, n_hidden=4), [0], 1.).weights
+    second = init_stack(Recurrent(n_pixels=4, n_hidden=4), [0], 1.).weights
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize(('seeds', 'sparsity'), [([], .5), ([], []), ([0, 1], [.5]), ([0], [.5, .5])])
 def test_seeds_and_sparsities_must_match(seeds, sparsity):
     with pytest.raises(ValueError, match='at least one seed and one sparsity per seed'):
-        init_ensemble(Architecture(n_pixels=4, n_hidden=4), seeds, sparsity)
+        init_stack(Recurrent(n_pixels=4, n_hidden=4), seeds, sparsity)
 
 
 def test_one_bad_sparsity_among_many():
     with pytest.raises(ValueError, match='sparsity must be .* got nan'):
-        init_ensemble(Architecture(n_pixels=4, n_hidden=4), [0, 1], [.5, math.nan])
+        init_stack(Recurrent(n_pixels=4, n_hidden=4), [0, 1], [.5, math.nan])
 
 
-# ensembles and sizes
+# stacks and sizes
 
 def test_networks_of_an_ensemble():
-    ensemble = init_ensemble(Architecture(n_pixels=4, n_hidden=4), [8, 9], [.5, 1.])
-    assert [(len(e), e.seeds, e.n_connections) for e in ensemble] == [(1, (8,), (8,)), (1, (9,), (16,))]
-    last = ensemble[-1]
-    for name, w in ensemble.weights.items(): assert torch.equal(last.weights[name], w[1:])
+    stack = init_stack(Recurrent(n_pixels=4, n_hidden=4), [8, 9], [.5, 1.])
+    assert [(len(e), e.seeds, e.n_connections) for e in stack] == [(1, (8,), (8,)), (1, (9,), (16,))]
+    last = stack[-1]
+    for name, w in stack.weights.items(): assert torch.equal(last.weights[name], w[1:])
     for k in (2, -3):
-        with pytest.raises(IndexError): ensemble[k]
+        with pytest.raises(IndexError): stack[k]
 
 
-LEAST = dict(n_pixels=1, n_hidden=1, n_subnetworks=2, n_classes=2, n_bottleneck=0, n_steps=1)
+LEAST = dict(n_pixels=1, n_hidden=1, n_subnetworks=1, n_classes=2, n_bottleneck=0, n_steps=1)
 
 
 @pytest.mark.parametrize('name', LEAST)
 def test_bad_architecture(name):
-    Architecture(**LEAST)
+    Recurrent(**LEAST)
     for value in (LEAST[name] - 1, -5, 5., 2.5, True, '5', None, math.nan, math.inf, [5]):
-        with pytest.raises(ValueError, match=f'{name} must be a whole number from ') as error:
-            Architecture(**LEAST | {name: value})
+        with pytest.raises(ValueError, match=f'{name} must be a whole number in ') as error:
+            Recurrent(**LEAST | {name: value})
         assert str(error.value).endswith(f'got {value!r}')
 
 
@@ -308,23 +304,14 @@ def test_bad_choices(value):
     g, = generators([0], 'c')
     weights, r = {'W_hh': torch.zeros(1, 2, 3, 3), 'W_sparse': torch.zeros(1, 2, 3, 3)}, torch.zeros(1, 2, 3, 1)
     for name, legal, use in [
-            ('message', MESSAGES, lambda: Architecture(**LEAST, message=value)),
+            ('message', MESSAGES, lambda: Recurrent(**LEAST, message=value)),
             ('message', MESSAGES, lambda: next(hidden_states(weights, torch.zeros(1, 2, 3, 1), 2, value))),
-            ('decision', DECISIONS, lambda: Architecture(**LEAST, decision=value)),
+            ('decision', DECISIONS, lambda: Recurrent(**LEAST, decision=value)),
             ('rule', DECISIONS, lambda: decide(r, value)),
             ('start', STARTS, lambda: random_connections(3, 1, generator=g, start=value))]:
         with pytest.raises(ValueError) as error: use()
         assert str(error.value) == f'{name} must be one of {[*legal]}, got {value!r}'
 
 
-@pytest.mark.parametrize(('B', 'name'), [(0, 'standard'), (5, 'bottleneck')])
-def test_picture_shows_every_interconnection(B, name):
-    network = init_ensemble(Architecture(n_pixels=64, n_hidden=9, n_bottleneck=B), [0], 4 / 81)
-    ax = matplotlib.figure.Figure().subplots()
-    assert network.architecture.name == name
-    assert plot_architecture(network, load_dataset('digits').test.images[:2], ax) is ax
-    drawn = [c for c in ax.collections if isinstance(c, LineCollection)]
-    assert [len(lines.get_segments()) for lines in drawn] == [4, 4]
-    for lines, (receiver, sender) in zip(drawn, directions(2)):  # sub-network 0 is on the left
-        side = [np.sign(ends[:, 0]).astype(int).tolist() for ends in lines.get_segments()]
-        assert side == [[2 * sender - 1, 2 * receiver - 1]] * 4
+def test_names():
+    assert [Recurrent(4, n_bottleneck=B).name for B in (0, 5)] == ['standard', 'bottleneck']

@@ -59,8 +59,7 @@ def test_code_runs(tmp_path, monkeypatch):
     blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.DOTALL)
     for block in blocks: exec(block, names)
     plt.close(names['fig'])
-    lines = [line for block in blocks[-2:] for line in block.splitlines()]
-    assert len(lines) == 10 and names['accuracy'].min() > 0.5 and names['specialization'].shape == (5, 2)
+    assert names['accuracy'].min() > 0.5 and names['specialization'].shape == (5, 2)
     assert list(tmp_path.iterdir()) == []
 
 

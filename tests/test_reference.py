@@ -7,13 +7,18 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from benchmarks import reference
-from modspec.data import TASKS, draw_pairs, held_out_pairs, load_dataset
-from modspec.deep_r import connection_rate
-from modspec.network import DECISIONS, Architecture, connection_count, final_state, init_ensemble, input_drive, readouts
-from modspec.training import Parameters, batch_loss, evaluate, gather_batch, make_optimizers, train, train_epoch
+from modspec.causes.deep_r import connection_rate
+from modspec.core.data import load_dataset
+from modspec.core.sparsity import connection_count
+from modspec.core.tasks import PARITY, draw_pairs, held_out_pairs
+from modspec.measures.performance import evaluate
+from modspec.networks.choices import DECISIONS
+from modspec.networks.recurrent import Recurrent, final_state, init_stack, input_drive, readouts
+from modspec.training.loop import batch_loss, gather_batch, make_optimizers, train, train_epoch
+from modspec.training.parameters import Parameters
 
 DIGITS = load_dataset('digits')
-ARCHITECTURES = [Architecture(64, n_hidden=20), Architecture(64, n_hidden=20, n_bottleneck=5)]
+ARCHITECTURES = [Recurrent(64, n_hidden=20), Recurrent(64, n_hidden=20, n_bottleneck=5)]
 SPARSITIES = [1 / 400, .1, 1.]
 each_architecture = pytest.mark.parametrize('architecture', ARCHITECTURES, ids=lambda a: a.name)
 
@@ -23,21 +28,21 @@ def some_pairs(n, seed=0):
     return draw_pairs(DIGITS.train.labels, n, generator=torch.Generator().manual_seed(seed))
 
 
-def stack(architecture, seeds=(3, 4, 5)):
+def networks(architecture, seeds=(3, 4, 5)):
     "Three networks, of one connection, of a tenth, and of all"
-    return init_ensemble(architecture, seeds, SPARSITIES)
+    return init_stack(architecture, seeds, SPARSITIES)
 
 
-def with_gradients(ensemble):
+def with_gradients(stack):
     "The same networks, whose weights take gradients"
-    return replace(ensemble, weights={name: w.clone().requires_grad_() for name, w in ensemble.weights.items()})
+    return replace(stack, weights={name: w.clone().requires_grad_() for name, w in stack.weights.items()})
 
 
-def assert_near(network, ensemble, k, atol, sparse_atol=0.):
+def assert_near(network, stack, k, atol, sparse_atol=0.):
     "The weights of a plain network are those of member k"
     for name, weight in network.named_weights().items():
         tolerance = dict(atol=sparse_atol if name == 'W_sparse' else atol, rtol=0.)
-        torch.testing.assert_close(weight.detach(), ensemble.weights[name][k].detach(), **tolerance,
+        torch.testing.assert_close(weight.detach(), stack.weights[name][k].detach(), **tolerance,
                                    msg=lambda text, name=name: f'{name} of network {k}: {text}')
 
 
@@ -46,8 +51,8 @@ def assert_near(network, ensemble, k, atol, sparse_atol=0.):
 @each_architecture
 def test_copy(architecture):
     "has the weights of its member, exactly"
-    ensemble = stack(architecture)
-    for k in range(3): assert_near(reference.Network.from_ensemble(ensemble, k), ensemble, k, atol=0.)
+    stack = networks(architecture)
+    for k in range(3): assert_near(reference.Network.from_stack(stack, k), stack, k, atol=0.)
 
 
 @each_architecture
@@ -58,16 +63,16 @@ def test_own_start(architecture):
     assert ((network.connections != 0) == network.mask).all()
     for weight in network.parameters(): assert weight.abs().max() <= .1
     assert {name: w.shape for name, w in network.named_weights().items()} == \
-           {name: w.shape[1:] for name, w in stack(architecture).weights.items()}
+           {name: w.shape[1:] for name, w in networks(architecture).weights.items()}
 
 
 def test_other_message_is_refused():
-    with pytest.raises(ValueError, match="'before'"): reference.Network(Architecture(64, message='before'))
+    with pytest.raises(ValueError, match="'before'"): reference.Network(Recurrent(64, message='before'))
 
 
 def test_plain_rewiring():
     "replaces connections one for one, at dormant places, and gives a just-deceased place only when no other is left"
-    network = reference.Network(Architecture(64, n_hidden=3), 8 / 9)
+    network = reference.Network(Recurrent(64, n_hidden=3), 8 / 9)
     deep_r = reference.PlainDeepR(network, Parameters(), generator=torch.Generator().manual_seed(0))
     before, died = network.mask.clone(), torch.zeros_like(network.mask)
     died[0].view(-1)[network.mask[0].flatten().nonzero()[:2, 0]] = True
@@ -84,16 +89,16 @@ def test_plain_rewiring():
 @pytest.mark.parametrize('decision', DECISIONS)
 def test_same_values_and_gradients(architecture, decision):
     "Read-outs within 1e-6; loss within 1e-6; gradients within 1e-7 (float32)"
-    ensemble = with_gradients(stack(replace(architecture, decision=decision)))
+    stack = with_gradients(networks(replace(architecture, decision=decision)))
     index = torch.stack([some_pairs(64, seed) for seed in range(3)])
     x, shown = gather_batch(DIGITS.train, index)
-    target = TASKS['parity'](shown)
-    weights = ensemble.weights
+    target = PARITY.target(shown)
+    weights = stack.weights
     r = readouts(weights, final_state(weights, input_drive(weights, x), architecture.n_steps, 'inside'))
     loss, accuracy = batch_loss(r, target, decision)
     loss.sum().backward()
     for k in range(3):
-        network = reference.Network.from_ensemble(ensemble, k)
+        network = reference.Network.from_stack(stack, k)
         (images, plain_target), = reference.load(DIGITS.train, index[k], Parameters())
         assert torch.equal(plain_target, target[k])
         plain = network(images)
@@ -125,13 +130,13 @@ def plain_gradients(network):
 def test_same_training(architecture, sparse_rate):
     "Same batches, no random draws: after 25 steps weights within 1e-5 and interconnections within 1e-4 (float32)"
     parameters = Parameters(walk=0., rewire=False, connection_lr_sparse=sparse_rate)
-    before = stack(architecture)
+    before = networks(architecture)
     trained, pairs = with_gradients(before), torch.stack([some_pairs(25 * 64, seed) for seed in range(3)])
-    optimizers = make_optimizers(trained, parameters)
+    optimizers = [optimizer for optimizer, _ in make_optimizers(trained, parameters)]
     with tqdm(disable=True) as bar:
-        loss, accuracy = train_epoch(trained, DIGITS.train, pairs, parameters, *optimizers, 1, bar)
+        loss, accuracy = train_epoch(trained, DIGITS.train, pairs, parameters, optimizers, 1, bar)
     for k in range(3):
-        network = reference.Network.from_ensemble(before, k)
+        network = reference.Network.from_stack(before, k)
         optimizers = reference.make_optimizers(network, parameters, seed=0)
         assert optimizers[1].lr == pytest.approx(connection_rate(SPARSITIES[k], 20, bounds=(sparse_rate, .01)))
         plain = reference.train_epoch(network, reference.load(DIGITS.train, pairs[k], parameters), *optimizers)
@@ -144,14 +149,14 @@ def test_same_training(architecture, sparse_rate):
 # many seeds
 
 @pytest.mark.provokes('threads and devices')
-@pytest.mark.parametrize('architecture, margin', [(Architecture(64, n_hidden=40), .06),
-                                                  (Architecture(64, n_hidden=40, n_bottleneck=5), .12)],
+@pytest.mark.parametrize('architecture, margin', [(Recurrent(64, n_hidden=40), .06),
+                                                  (Recurrent(64, n_hidden=40, n_bottleneck=5), .12)],
                          ids=['standard', 'bottleneck'])
 def test_same_accuracy(architecture, margin):
     "With walk, rewiring and draws of their own: means over four networks differ by less than a few standard errors"
     parameters, seeds = Parameters(n_hidden=40, epochs=2, bottleneck_epochs=2, n_pairs=16_000), range(4)
-    ensemble = init_ensemble(architecture, seeds, .1)
-    with tqdm(disable=True) as bar: trained, _ = train(ensemble, DIGITS, parameters, bar=bar)
+    stack = init_stack(architecture, seeds, .1)
+    with tqdm(disable=True) as bar: trained, _ = train(stack, DIGITS, parameters, bar=bar)
     stacked, _ = evaluate(trained, DIGITS.test)
     plain = []
     for seed in seeds:

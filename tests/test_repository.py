@@ -1,16 +1,19 @@
-"""The repository around the code: versions, and what the stored notebooks may hold."""
+"""The repository around the code: versions, the picture of the house, the wheel, and what notebooks may hold."""
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 import yaml
 from conftest import COMMITTED
+from test_architecture import IMPORTS, folder
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / 'nbs'
@@ -28,6 +31,55 @@ def cells(path: Path) -> list[dict]:
     "All cells of a notebook"
     return json.loads(path.read_text(encoding='utf-8'))['cells']
 
+
+def environment(root: Path, *programs: Path) -> dict[str, str]:
+    "Variables for a command that is to find the package of a checkout, and programs of ours"
+    path = os.pathsep.join([*map(str, programs), str(Path(sys.executable).parent), os.environ['PATH']])
+    kept = {name: value for name, value in os.environ.items() if name != 'IN_TEST'}  # with it nbdev does nothing
+    return kept | {'PYTHONPATH': str(root), 'PATH': path, 'OMP_NUM_THREADS': '1'}
+
+
+# the house
+
+def arrows(text: str) -> set[tuple[str, str]]:
+    "From whom to whom the picture of CONTRIBUTING lets code flow"
+    picture = re.search(r'```mermaid\n(.*?)```', text, re.S)[1]
+    chains = [re.findall(r'\w+', line) for line in picture.splitlines() if '-->' in line]
+    return {pair for chain in chains for pair in zip(chain, chain[1:])}
+
+
+def reach(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    "All that can be reached along arrows"
+    longer = pairs | {(a, d) for a, b in pairs for c, d in pairs if b == c}
+    return pairs if longer == pairs else reach(longer)
+
+
+def test_the_picture_of_the_house_is_true():
+    "Every folder is in it, no arrow leads back, and code imports along arrows only"
+    drawn = reach(arrows((ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')))
+    assert {name for pair in drawn for name in pair} == {*map(folder, IMPORTS)}
+    assert not [(a, b) for a, b in drawn if (b, a) in drawn]
+    there = {(folder(other), folder(module)) for module, others in IMPORTS.items() for other in others}
+    assert not {(a, b) for a, b in there if a != b} - drawn
+
+
+def test_links_of_contributing():
+    text = (ROOT / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    for target in re.findall(r'\]\((?!https?:|#)([^)]+)\)', text): assert (ROOT / target).exists(), target
+
+
+def test_the_wheel_holds_every_module(clean_checkout, tmp_path):
+    "Also those of folders within folders"
+    command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-q', '-w', tmp_path]
+    answer = subprocess.run([*command, clean_checkout], env=environment(clean_checkout), capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    (wheel,) = tmp_path.glob('*.whl')
+    inside = {file for file in ZipFile(wheel).namelist() if file.startswith('modspec/')}
+    wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / 'modspec').rglob('*.py')}
+    assert wanted <= inside
+
+
+# versions
 
 def test_citation_names_the_version():
     settings = ConfigParser(delimiters=['='])
@@ -51,6 +103,8 @@ def test_constraints_are_the_versions_of_the_results(results):
         assert len(versions) == 3 and versions == {name: pinned[name] for name in versions}
         assert run['versions']['python'].startswith('3.11.')  # as the head of constraints.txt says
 
+
+# notebooks and records
 
 def test_record_of_faults_is_complete():
     "A line for every test that provokes a fault, and none of a test that is gone"

@@ -1,15 +1,18 @@
-"""Properties and refusals of modspec.specialization; the worked values are in its chapter"""
+"""Properties and refusals of modspec.analysis.specialization; the worked values are in its chapter"""
+import invented
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from invented import table_of
+from scipy.stats import sem, t
 
-from modspec.specialization import (
-    bootstrap_interval,
+from modspec.analysis.specialization import (
     chance_corrected,
-    metric_matrices,
+    mean_interval,
+    measure_matrices,
     normalized_difference,
     specialization,
     specialization_by_role,
@@ -20,12 +23,8 @@ unit = st.floats(0.001, 1, allow_subnormal=False)
 sizes = st.integers(2, 5)
 
 
-def rows(m, *, metric='correlation', seed=0, trained=True, sparsity=0.01, **more):
-    m = np.asarray(m, dtype=float)
-    network = dict(dataset='digits', architecture='standard', sparsity=sparsity, n_connections=round(sparsity * 1e4),
-                   q=(1 - sparsity) / (1 + sparsity) / 2, seed=seed, trained=trained, metric=metric) | more
-    table = pd.DataFrame([network | dict(subnetwork=n, subtask=k, value=m[n, k]) for n, k in np.ndindex(m.shape)])
-    return table.astype({'subnetwork': 'Int64', 'subtask': 'Int64'})
+def rows(m, *, measure='correlation', **of):
+    return table_of(invented.rows(invented.network(**of), measure, m))
 
 
 # the array function
@@ -86,8 +85,8 @@ def test_shape(shape):
 
 def random_table(size=2, seeds=3, rng=None):
     rng = rng or np.random.default_rng(0)
-    return pd.concat([rows(rng.uniform(.1, 1, (size, size)), metric=metric, seed=seed, trained=trained, sparsity=p)
-                      for metric in ('cka', 'correlation', 'weight_mask') for seed in range(seeds)
+    return pd.concat([rows(rng.uniform(.1, 1, (size, size)), measure=measure, seed=seed, trained=trained, sparsity=p)
+                      for measure in ('cka', 'correlation', 'weight_mask') for seed in range(seeds)
                       for trained in (True, False) for p in (1e-4, .01, 1.)], ignore_index=True)
 
 
@@ -96,11 +95,9 @@ def test_table_equals_array(size):
     table = random_table(size)
     spec = specialization(table.sample(frac=1, random_state=0))  # any order of rows
     assert len(spec) == 3 * 3 * 2 * 3 * (size + 1)
-    assert list(spec.columns) == ['dataset', 'architecture', 'sparsity', 'n_connections', 'q', 'seed', 'trained',
-                                  'metric', 'subnetwork', 'specialization']
     assert spec['subnetwork'].dtype == 'Int64'
-    for names, group in spec.groupby(['metric', 'seed', 'trained', 'sparsity']):
-        chosen = table[(table[['metric', 'seed', 'trained', 'sparsity']] == list(names)).all(axis=1)]
+    for names, group in spec.groupby(['measure', 'seed', 'trained', 'sparsity']):
+        chosen = table[(table[['measure', 'seed', 'trained', 'sparsity']] == list(names)).all(axis=1)]
         expected = normalized_difference(chosen['value'].to_numpy().reshape(size, size))
         group = group.set_index(group['subnetwork'].fillna(-1))['specialization']
         assert group[-1] == pytest.approx(expected.mean())
@@ -109,22 +106,22 @@ def test_table_equals_array(size):
 
 def test_other_rows_are_passed_over():
     table = random_table()
-    scalar = table.iloc[:1].assign(metric='accuracy', subnetwork=pd.NA, subtask=pd.NA, value=np.nan)
-    share = table.iloc[:1].assign(metric='decision_share', subtask=pd.NA, value=0.)
+    scalar = table.iloc[:1].assign(measure='accuracy', subnetwork=pd.NA, subtask=pd.NA, value=np.nan)
+    share = table.iloc[:1].assign(measure='decision_share', subtask=pd.NA, value=0.)
     pd.testing.assert_frame_equal(specialization(pd.concat([table, scalar, share])), specialization(table))
     with pytest.raises(ValueError, match=r"no rows with both .*\['accuracy', 'decision_share'\]"):
         specialization(pd.concat([scalar, share]))
 
 
 def test_a_later_metric_needs_no_registration():
-    assert set(specialization(rows([[1, .5], [0, 1]], metric='something_new'))['metric']) == {'something_new'}
+    assert set(specialization(rows([[1, .5], [0, 1]], measure='something_new'))['measure']) == {'something_new'}
 
 
 def test_undefined_value_is_named():
-    table = pd.concat([rows([[1, 0], [0, 1]]), rows([[1, 0], [0, 0]], metric='cka', seed=7, sparsity=.5)])
-    with pytest.raises(ValueError, match='sub-network 1 .*sparsity=0.5.*seed=7.*metric=cka'): specialization(table)
+    table = pd.concat([rows([[1, 0], [0, 1]]), rows([[1, 0], [0, 0]], measure='cka', seed=7, sparsity=.5)])
+    with pytest.raises(ValueError, match='sub-network 1 .*sparsity=0.5.*seed=7.*measure=cka'): specialization(table)
     left = specialization(table, undefined='omit')
-    assert set(left['metric']) == {'correlation'} and len(left) == 3
+    assert set(left['measure']) == {'correlation'} and len(left) == 3
     assert specialization(table[table['seed'] == 7], undefined='omit').empty
     with pytest.raises(ValueError, match="'raise' or 'omit'"): specialization(table, undefined='drop')
 
@@ -150,7 +147,7 @@ def test_duplicates_and_columns():
 
 
 def test_matrices():
-    networks, m = metric_matrices(pd.concat([rows([[.1, .2], [.3, .4]], seed=1), rows([[.5, .6], [.7, .8]], seed=0)]))
+    networks, m = measure_matrices(pd.concat([rows([[.1, .2], [.3, .4]], seed=1), rows([[.5, .6], [.7, .8]], seed=0)]))
     assert networks['seed'].tolist() == [0, 1]
     assert m.tolist() == [[[.5, .6], [.7, .8]], [[.1, .2], [.3, .4]]]
 
@@ -161,11 +158,34 @@ def test_table_survives_parquet(tmp_path):
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / 'spec.parquet'), spec)
 
 
+# any setting
+
+def test_settings_are_carried_along():
+    "A sweep over something else: each value of it is a network of its own, and a column of the result"
+    table = pd.concat([rows([[1, s], [s, 1]], lr=lr) for lr, s in ((.1, .5), (1., .2))])
+    spec = specialization(table)
+    found = spec[spec['subnetwork'].isna()].set_index('lr')['specialization']
+    assert found[.1] == pytest.approx(1 / 3) and found[1.] == pytest.approx(2 / 3)
+    assert summarize(spec[spec['subnetwork'].isna()], 'specialization', 'lr')['n'].tolist() == [1, 1]
+
+
+def test_measures_that_have_none():
+    "A description may say that a measure of sub-networks and sub-tasks is not to be normalized"
+    table = pd.concat([rows([[1, 0], [0, 1]]), rows([[1, 0], [0, 1]], measure='other')], ignore_index=True)
+    table.attrs['measures'] = {'other': dict(axes=['subnetwork', 'subtask'])}
+    assert set(specialization(table)['measure']) == {'correlation'}
+    with pytest.raises(ValueError, match='no measure here has'): specialization(table[table['measure'] == 'other'])
+
+
+def test_values_with_a_reason_to_be_empty():
+    table = pd.concat([rows([[1, 0], [0, 1]]), rows(np.full((2, 2), np.nan), seed=1).assign(reason='silent')])
+    assert set(specialization(table)['seed']) == {0}
+
+
 # roles
 
-def shares(values, **network):
-    many = rows(np.tile(values, (len(values), 1)).T, metric='decision_share', **network)  # one row per pair
-    return many[many['subtask'] == 0].assign(subtask=pd.array([pd.NA] * len(values), dtype='Int64'))
+def shares(values, **of):
+    return table_of(invented.rows(invented.network(**of), 'decision_share', values))
 
 
 @pytest.mark.parametrize('share, decider', [([.9, .1], 0), ([.1, .9], 1), ([.5, .5], 0)])
@@ -190,7 +210,7 @@ def test_role_is_that_of_the_same_network():
     for row in by_role.itertuples():
         odd = (row.seed + row.trained + (row.sparsity == 1) + (row.architecture == 'standard')) % 2
         n = (0 if odd else 1) if row.role == 'decides more often' else (1 if odd else 0)
-        network = (row.dataset, row.architecture, row.sparsity, row.seed, row.trained, row.metric, n)
+        network = (row.dataset, row.architecture, row.sparsity, row.seed, row.trained, row.measure, n)
         assert row.specialization == values[network]
 
 
@@ -214,8 +234,8 @@ def test_role_needs_the_decision_share():
 # chance
 
 def test_correction_by_hand():
-    table = pd.concat([rows([[.9, .05], [.3, .7]], metric='bottleneck', trained=True),
-                       rows([[.5, .10], [.1, .4]], metric='bottleneck', trained=False)])
+    table = pd.concat([rows([[.9, .05], [.3, .7]], measure='bottleneck', trained=True),
+                       rows([[.5, .10], [.1, .4]], measure='bottleneck', trained=False)])
     corrected = chance_corrected(table)
     np.testing.assert_allclose(corrected['value'], [.8, 0, 2 / 9, .5])
     assert corrected['trained'].all() and list(corrected.columns) == list(table.columns)
@@ -225,7 +245,7 @@ def test_correction_by_hand():
 @settings(max_examples=30)
 @given(arrays(float, (2, 3, 2, 2), elements=st.floats(-1, .99)))
 def test_correction_matches_its_own_network(m):
-    table = pd.concat([rows(m[t, s], metric='bottleneck', trained=bool(t), seed=s) for t in (0, 1) for s in range(3)])
+    table = pd.concat([rows(m[t, s], measure='bottleneck', trained=bool(t), seed=s) for t in (0, 1) for s in range(3)])
     corrected = chance_corrected(table.sample(frac=1, random_state=1))
     assert corrected['value'].between(0, 1).all() and len(corrected) == 12
     for row in corrected.itertuples():
@@ -235,10 +255,10 @@ def test_correction_matches_its_own_network(m):
 
 def test_correction_leaves_out_what_has_no_floor():
     table = random_table()
-    assert set(chance_corrected(table)['metric']) == {'cka'}
-    assert set(chance_corrected(table, metrics=['correlation'])['metric']) == {'correlation'}
+    assert set(chance_corrected(table)['measure']) == {'cka'}
+    assert set(chance_corrected(table, measures=['correlation'])['measure']) == {'correlation'}
     with pytest.raises(ValueError, match='none of .*weight_mask'):
-        chance_corrected(table[table['metric'] == 'weight_mask'])
+        chance_corrected(table[table['measure'] == 'weight_mask'])
 
 
 def test_correction_needs_its_base():
@@ -253,36 +273,35 @@ def test_correction_needs_its_base():
 
 def test_interval():
     x = np.random.default_rng(0).normal(3, 1, size=50)
-    low, high = bootstrap_interval(x)
-    assert low < x.mean() < high
-    half = 1.96 * x.std() / np.sqrt(len(x))  # what the bootstrap of a mean approaches
-    assert (high - low) / 2 == pytest.approx(half, rel=.1)
-    assert bootstrap_interval(x) == (low, high) and bootstrap_interval(x, seed=1) != (low, high)
-    assert bootstrap_interval(np.full(5, .3)) == (pytest.approx(.3), pytest.approx(.3))
-    assert np.isnan(bootstrap_interval(x[:1])).all()
+    expected = t.interval(.95, len(x) - 1, loc=x.mean(), scale=sem(x))
+    assert mean_interval(x) == pytest.approx(expected)
+    np.testing.assert_allclose(mean_interval(np.stack([x, 2 * x], 1)), np.stack([expected, 2 * np.array(expected)], 1))
+    assert mean_interval(np.full(5, .3)) == (pytest.approx(.3), pytest.approx(.3))
+    assert np.isnan(mean_interval(x[:1])).all()
 
 
-def test_interval_covers():
-    rng = np.random.default_rng(1)
-    ends = [bootstrap_interval(rng.normal(size=20), seed=i, n_resamples=500) for i in range(200)]
-    assert .86 < np.mean([low < 0 < high for low, high in ends]) <= .98  # a little below 95 % at n = 20, as is known
+@pytest.mark.parametrize('n', [3, 5, 10])
+def test_interval_covers(n):
+    "What it says, also with few seeds"
+    low, high = mean_interval(np.random.default_rng(1).normal(size=(n, 20_000)))
+    assert np.mean((low < 0) & (high > 0)) == pytest.approx(.95, abs=.006)
 
 
 def test_summary_of_a_point_ignores_the_others():
     spec = specialization(random_table(seeds=4))
-    by = ['metric', 'trained', 'sparsity', 'subnetwork']
-    whole = summarize(spec, 'specialization', by, n_resamples=200)
-    alone = summarize(spec[spec['metric'] == 'weight_mask'], 'specialization', by, n_resamples=200)
-    pd.testing.assert_frame_equal(whole[whole['metric'] == 'weight_mask'].reset_index(drop=True), alone)
+    by = ['measure', 'trained', 'sparsity', 'subnetwork']
+    whole = summarize(spec, 'specialization', by)
+    alone = summarize(spec[spec['measure'] == 'weight_mask'], 'specialization', by)
+    pd.testing.assert_frame_equal(whole[whole['measure'] == 'weight_mask'].reset_index(drop=True), alone)
     assert (whole['n'] == 4).all() and whole['subnetwork'].isna().sum() == 18
     assert (whole.dtypes[by] == spec.dtypes[by]).all()
 
 
 def test_summary_refuses():
     spec = specialization(random_table())
-    point = ['metric', 'trained', 'sparsity', 'subnetwork']
+    point = ['measure', 'trained', 'sparsity', 'subnetwork']
     with pytest.raises(ValueError, match='a seed occurs twice'): summarize(spec, 'specialization', point[:3])
     with pytest.raises(ValueError, match=r"no columns \['nothing'\]"): summarize(spec, 'nothing', point)
     with pytest.raises(ValueError, match='is NaN for'):
         summarize(spec.assign(specialization=np.nan), 'specialization', point)
-    assert len(summarize(rows([[1, 0], [0, 1]]).iloc[:1], 'value', 'metric')) == 1
+    assert len(summarize(rows([[1, 0], [0, 1]]).iloc[:1], 'value', 'measure')) == 1

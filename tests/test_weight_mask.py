@@ -8,11 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_network import lively, one, plain_network
 
-from modspec import weight_mask
-from modspec.data import held_out_pairs, load_dataset
-from modspec.network import Architecture, directions, final_state, input_drive, readouts
-from modspec.training import Parameters, batch_loss, gather_batch
-from modspec.weight_mask import (
+from modspec.core.data import load_dataset
+from modspec.core.tasks import held_out_pairs
+from modspec.measures import weight_mask
+from modspec.measures.weight_mask import (
     flatten_scored,
     mask_accuracy,
     masked_readouts,
@@ -24,6 +23,9 @@ from modspec.weight_mask import (
     unflatten_scored,
     weight_mask_metric,
 )
+from modspec.networks.recurrent import Recurrent, directions, final_state, input_drive, readouts
+from modspec.training.loop import batch_loss, gather_batch
+from modspec.training.parameters import Parameters
 
 DIGITS = load_dataset('digits')
 SHORT = Parameters(n_pairs=96, mask_batch_size=32)
@@ -35,13 +37,13 @@ SCORES = 'own', 'incoming'
 
 
 def some(B=0, S=2, N=5, gain=6., **options):
-    return lively(Architecture(64, n_hidden=N, n_subnetworks=S, n_bottleneck=B, **options), [0, 1], [.2, 1.], gain)
+    return lively(Recurrent(64, n_hidden=N, n_subnetworks=S, n_bottleneck=B, **options), [0, 1], [.2, 1.], gain)
 
 
-def random_gates(ensemble, *stack, share, mask_scores='own'):
+def random_gates(stack, *shape, share, mask_scores='own'):
     "Random masks that keep a share of the weights"
-    S, P = flatten_scored(ensemble.weights, mask_scores).shape[1:]
-    return (torch.rand(*stack, S, P, generator=torch.Generator().manual_seed(0)) < share).float()
+    S, P = flatten_scored(stack.weights, mask_scores).shape[1:]
+    return (torch.rand(*shape, S, P, generator=torch.Generator().manual_seed(0)) < share).float()
 
 
 # masks
@@ -49,9 +51,9 @@ def random_gates(ensemble, *stack, share, mask_scores='own'):
 @settings(deadline=None)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 40), st.floats(0, 1, exclude_min=True), st.integers(0, 99),
        st.sampled_from([None, 0, 1]))
-def test_exact_number_is_kept(stack, S, P, fraction, seed, decimals):
+def test_exact_number_is_kept(M, S, P, fraction, seed, decimals):
     "Those with the highest scores, also where scores are equal"
-    scores = torch.randn(stack, S, P, generator=torch.Generator().manual_seed(seed))
+    scores = torch.randn(M, S, P, generator=torch.Generator().manual_seed(seed))
     if decimals is not None: scores = scores.round(decimals=decimals)
     mask = top_mask(scores, fraction)
     assert mask.shape == scores.shape and mask.dtype == scores.dtype and set(mask.unique().tolist()) <= {0., 1.}
@@ -63,10 +65,10 @@ def test_exact_number_is_kept(stack, S, P, fraction, seed, decimals):
 
 @settings(deadline=None)
 @given(st.integers(1, 3), st.integers(1, 30), st.floats(0, 1, exclude_min=True), st.integers(0, 99), st.data())
-def test_weights_that_do_not_exist_are_passed_over(stack, P, fraction, seed, choice):
+def test_weights_that_do_not_exist_are_passed_over(M, P, fraction, seed, choice):
     "They are neither kept nor counted, however high their scores, and members of a stack may have different numbers"
     g = torch.Generator().manual_seed(seed)
-    scores, exists = torch.randn(stack, 2, P, generator=g), torch.rand(stack, 2, P, generator=g) < .5
+    scores, exists = torch.randn(M, 2, P, generator=g), torch.rand(M, 2, P, generator=g) < .5
     exists[:, 0, 0] = True
     mask = top_mask(torch.where(exists, scores, scores + 100), fraction, exists)
     for one_mask, one_score, there in zip(mask, scores, exists):
@@ -106,11 +108,11 @@ def test_an_interconnection_counts_for_its_receiver(S):
 @pytest.mark.parametrize(('mask_scores', 'message'), [('own', 'inside'), ('own', 'before'), ('incoming', 'inside')])
 def test_masked_networks_are_plain_networks(B, S, mask_scores, message):
     "Every mask of every network against a plain network whose weights were set to 0 by hand"
-    ensemble, K = some(B, S, n_steps=3, message=message), 3
-    weights = ensemble.weights
-    gates = random_gates(ensemble, 2 * K, share=.5, mask_scores=mask_scores)
+    stack, K = some(B, S, n_steps=3, message=message), 3
+    weights = stack.weights
+    gates = random_gates(stack, 2 * K, share=.5, mask_scores=mask_scores)
     x = torch.rand(1, S, 4, 64, generator=torch.Generator().manual_seed(1))
-    r = masked_readouts(weights, unbiased_drive(weights, x), gates, ensemble.architecture, mask_scores)
+    r = masked_readouts(weights, unbiased_drive(weights, x), gates, stack.architecture, mask_scores)
     parts = unflatten_scored(gates, weights, mask_scores)
     for m, k, i in itertools.product(range(2), range(K), range(4)):
         by_hand = {name: w * parts[name][m * K + k] if name in parts else w for name, w in one(weights, m).items()}
@@ -129,14 +131,14 @@ def test_a_mask_that_keeps_everything_changes_nothing():
 
 def test_accuracy_of_masks():
     "Counted pair by pair for each sub-task"
-    ensemble = some(N=4)
-    masks = random_gates(ensemble, 2, 2, share=.7)
-    accuracy = mask_accuracy(ensemble, DIGITS, masks)
+    stack = some(N=4)
+    masks = random_gates(stack, 2, 2, share=.7)
+    accuracy = mask_accuracy(stack, DIGITS, masks)
     pairs = held_out_pairs(DIGITS.test)
     x, shown = gather_batch(DIGITS.test, pairs[None])
     for m, k in itertools.product(range(2), range(2)):
-        parts = unflatten_scored(masks[m, k:k + 1], ensemble.weights)
-        masked = {name: w[m:m + 1] * parts.get(name, torch.ones(1)) for name, w in ensemble.weights.items()}
+        parts = unflatten_scored(masks[m, k:k + 1], stack.weights)
+        masked = {name: w[m:m + 1] * parts.get(name, torch.ones(1)) for name, w in stack.weights.items()}
         r = readouts(masked, final_state(masked, input_drive(masked, x)))
         assert accuracy[m, k].item() == pytest.approx(batch_loss(r, shown[..., k])[1].item(), abs=2 / pairs.shape[1])
 
@@ -179,16 +181,16 @@ def test_straight_through_gradient(monkeypatch, B):
         return loss_of(r, target, *how)
     monkeypatch.setattr(weight_mask, 'batch_loss', spy)
     calls, gradients = spied(monkeypatch)
-    ensemble = some(B)
-    train_masks(ensemble, DIGITS, Parameters(n_pairs=96, mask_batch_size=32, mask_fraction=.3))
+    stack = some(B)
+    train_masks(stack, DIGITS, Parameters(n_pairs=96, mask_batch_size=32, mask_fraction=.3))
     assert len(calls) == len(gradients) == n_mask_steps(DIGITS, SHORT) == 3
-    theta = flatten_scored(ensemble.weights).repeat_interleave(2, 0)
+    theta = flatten_scored(stack.weights).repeat_interleave(2, 0)
     for (drive, gates), (_, gradient), target in zip(calls, gradients, targets):
         assert set(gates.unique().tolist()) == {0., 1.}
         assert (gates.sum((1, 2)) == round(.3 * theta[0].numel())).all()
         masked = (theta * gates).requires_grad_()  # the masked weights as free variables of four networks
-        weights = unflatten_scored(masked, ensemble.weights)
-        weights['W_sparse'] = ensemble.weights['W_sparse'].repeat_interleave(2, 0)
+        weights = unflatten_scored(masked, stack.weights)
+        weights['W_sparse'] = stack.weights['W_sparse'].repeat_interleave(2, 0)
         h = final_state(weights, drive.repeat_interleave(2, 0) + weights['b_hh'][..., None], 5)
         loss_of(readouts(weights, h), target)[0].sum().backward()
         torch.testing.assert_close(gradient, theta * masked.grad, rtol=1e-4, atol=1e-7)
@@ -205,42 +207,42 @@ def test_every_epoch_has_new_pairs(monkeypatch):
 @both
 def test_trained_masks(B, S):
     "Exact numbers, one mask per sub-task, and shares that add up to 1"
-    ensemble = some(B, S)
+    stack = some(B, S)
     parameters = Parameters(n_pairs=96, mask_batch_size=32, mask_fraction=.1)
-    masks = train_masks(ensemble, DIGITS, parameters)
-    P = flatten_scored(ensemble.weights).shape[2]
+    masks = train_masks(stack, DIGITS, parameters)
+    P = flatten_scored(stack.weights).shape[2]
     assert masks.shape == (2, S, S, P) and set(masks.unique().tolist()) == {0., 1.}
     assert (masks.sum((2, 3)) == round(.1 * S * P)).all() and not torch.equal(masks[:, 0], masks[:, 1])
-    result = weight_mask_metric(ensemble, DIGITS, parameters)
+    result = weight_mask_metric(stack, DIGITS, parameters)
     M, accuracy = result['weight_mask'], result['weight_mask_accuracy']
     torch.testing.assert_close(M.sum(1), torch.ones(2, S))
     for m, n, k in itertools.product(range(2), range(S), range(S)):
         assert M[m, n, k].item() == pytest.approx((masks[m, k, n].sum() / masks[m, k].sum()).item())
-    assert torch.equal(accuracy[:, 0], mask_accuracy(ensemble, DIGITS, masks)) and accuracy.shape == (2, 1, S)
+    assert torch.equal(accuracy, mask_accuracy(stack, DIGITS, masks)) and accuracy.shape == (2, S)
 
 
 @both
 def test_trained_masks_of_incoming_connections(B, S):
     "The fraction of the weights that exist in each network, none of them a dormant connection; shares add up to 1"
-    ensemble = some(B, S)
+    stack = some(B, S)
     parameters = Parameters(n_pairs=96, mask_batch_size=32, mask_fraction=.4, mask_scores='incoming')
-    masks = train_masks(ensemble, DIGITS, parameters)
-    flat = flatten_scored(ensemble.weights, 'incoming')
-    own = flatten_scored(ensemble.weights).shape[2]
+    masks = train_masks(stack, DIGITS, parameters)
+    flat = flatten_scored(stack.weights, 'incoming')
+    own = flatten_scored(stack.weights).shape[2]
     exists = torch.cat([torch.ones_like(flat[..., :own]), (flat[..., own:] != 0).float()], 2)
     for m, k in itertools.product(range(2), range(S)):
-        n_weights = S * own + S * (S - 1) * ensemble.n_connections[m]
+        n_weights = S * own + S * (S - 1) * stack.n_connections[m]
         assert exists[m].sum() == n_weights and masks[m, k].sum() == round(.4 * n_weights)
         assert (masks[m, k] <= exists[m]).all()
-    result = weight_mask_metric(ensemble, DIGITS, parameters)
+    result = weight_mask_metric(stack, DIGITS, parameters)
     torch.testing.assert_close(result['weight_mask'].sum(1), torch.ones(2, S))
-    torch.testing.assert_close(result['weight_mask_accuracy'][:, 0], mask_accuracy(ensemble, DIGITS, masks, 'incoming'))
+    torch.testing.assert_close(result['weight_mask_accuracy'], mask_accuracy(stack, DIGITS, masks, 'incoming'))
 
 
 def test_training_helps_the_masks():
     "Masks that were trained serve their sub-task better than those they started from"
-    ensemble = some(N=30, gain=3.)
+    stack = some(N=30, gain=3.)
     parameters = Parameters(n_pairs=6400, mask_batch_size=32, mask_fraction=.5)
-    start = train_masks(ensemble, DIGITS, replace(parameters, n_pairs=32, mask_lr=1e-30))
-    masks = train_masks(ensemble, DIGITS, parameters)
-    assert (mask_accuracy(ensemble, DIGITS, masks) > mask_accuracy(ensemble, DIGITS, start) + .15).all()
+    start = train_masks(stack, DIGITS, replace(parameters, n_pairs=32, mask_lr=1e-30))
+    masks = train_masks(stack, DIGITS, parameters)
+    assert (mask_accuracy(stack, DIGITS, masks) > mask_accuracy(stack, DIGITS, start) + .15).all()

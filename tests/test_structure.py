@@ -1,0 +1,279 @@
+"Properties of Q, its closed form and the graph it is computed on"
+import networkx as nx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from modspec.core.sparsity import q_from_sparsity, sparsity_from_q
+from modspec.measures.structure import newman_q
+from modspec.networks.graph import network_adjacency, subnetwork_groups
+
+weight = st.one_of(st.just(0.0), st.floats(1e-3, 1e3))
+n_subnetworks = st.integers(2, 5)
+seeds = st.integers(0, 2**32 - 1)
+
+
+@st.composite
+def graphs(draw):
+    "A random weighted directed graph with at least one edge, and a group label per node"
+    n = draw(st.integers(1, 10))
+    adjacency = draw(hnp.arrays(np.float64, (n, n), elements=weight).filter(np.any))
+    return adjacency, draw(hnp.arrays(np.int64, n, elements=st.integers(-2, 3)))
+
+
+@st.composite
+def modular_networks(draw):
+    "Recurrent weights of g dense sub-networks with exactly k interconnections in each direction, and (k, N, g)"
+    g, N, rng = draw(n_subnetworks), draw(st.integers(1, 8)), np.random.default_rng(draw(seeds))
+    k, skewed = draw(st.integers(0, N * N)), draw(st.booleans())
+    recurrent = np.zeros((g * N, g * N))
+    for onto in range(g):
+        for source in range(g):
+            block = rng.uniform(0.01, 1, N * N) * rng.choice([-1, 1], N * N)
+            if onto != source:
+                block[np.arange(k, N * N) if skewed else rng.permutation(N * N)[k:]] = 0
+            recurrent[onto * N:(onto + 1) * N, source * N:(source + 1) * N] = block.reshape(N, N)
+    return recurrent, k, N, g
+
+
+def loop_q(A, g):
+    "The paper's definition as a double loop"
+    n, M = len(A), A.sum()
+    k_out, k_in = [A[i, :].sum() for i in range(n)], [A[:, j].sum() for j in range(n)]
+    return sum((A[i, j] - k_out[i] * k_in[j] / M) / M for i in range(n) for j in range(n) if g[i] == g[j])
+
+
+# --- Q of any graph ---
+
+@given(graphs())
+def test_q_is_the_double_sum_of_the_definition(graph):
+    assert newman_q(*graph) == pytest.approx(loop_q(*graph), abs=1e-12)
+
+
+@given(graphs())
+def test_q_agrees_with_networkx(graph):
+    adjacency, groups = graph
+    communities = [set(np.flatnonzero(groups == s).tolist()) for s in np.unique(groups)]
+    oracle = nx.community.modularity(nx.from_numpy_array(adjacency, create_using=nx.DiGraph), communities)
+    assert newman_q(adjacency, groups) == pytest.approx(oracle, abs=1e-12)
+
+
+@given(graphs())
+def test_q_range(graph):
+    assert -0.5 - 1e-12 <= newman_q(*graph) < 1
+
+
+@given(graphs())
+def test_one_group_has_q_zero(graph):
+    assert newman_q(graph[0], np.zeros(len(graph[0]), int)) == pytest.approx(0, abs=1e-12)
+
+
+@given(graphs(), st.permutations(range(6)))
+def test_names_of_groups_do_not_matter(graph, names):
+    adjacency, groups = graph
+    renamed = 7 * np.array(names)[groups + 2] - 20
+    assert newman_q(adjacency, renamed) == pytest.approx(newman_q(adjacency, groups), abs=1e-12)
+
+
+@given(graphs(), st.randoms(use_true_random=False))
+def test_order_of_nodes_does_not_matter(graph, random):
+    adjacency, groups = graph
+    order = list(range(len(groups)))
+    random.shuffle(order)
+    assert newman_q(adjacency[np.ix_(order, order)], groups[order]) == pytest.approx(newman_q(*graph), abs=1e-12)
+
+
+@given(graphs(), st.floats(-300, 300))
+def test_unit_of_weights_does_not_matter(graph, exponent):
+    adjacency, groups = graph
+    assert newman_q(10**exponent * adjacency, groups) == pytest.approx(newman_q(adjacency, groups), abs=1e-12)
+
+
+def test_huge_weights_do_not_overflow():
+    assert newman_q(np.full((4, 4), 1e308), [0, 0, 1, 1]) == 0
+
+
+@pytest.mark.parametrize('dtype', [np.float16, np.float32, np.uint8])
+def test_narrow_numpy_weights_are_summed_in_float64(dtype):
+    adjacency = (100 * np.random.default_rng(0).random((30, 30))).astype(dtype)
+    groups = subnetwork_groups(3, 10)
+    assert newman_q(adjacency, groups) == pytest.approx(loop_q(adjacency.astype(np.float64), groups), abs=1e-12)
+
+
+@given(graphs())
+def test_arrows_turned_round_give_the_same_q(graph):
+    adjacency, groups = graph
+    assert newman_q(adjacency.T, groups) == pytest.approx(newman_q(adjacency, groups), abs=1e-12)
+
+
+@given(graphs())
+def test_inputs_are_left_alone_and_may_be_read_only(graph):
+    before = [array.copy() for array in graph]
+    for array in graph:
+        array.setflags(write=False)
+    newman_q(*graph)
+    assert all((array == old).all() for array, old in zip(graph, before))
+
+
+DEVICES = ['cpu'] + ['cuda'] * torch.cuda.is_available()
+
+@pytest.mark.parametrize('device', DEVICES)
+@pytest.mark.parametrize('dtype', [torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.uint8, torch.bool])
+def test_torch_tensors_of_any_dtype(device, dtype):
+    dense = torch.block_diag(torch.ones(20, 20), torch.ones(20, 20))
+    dense[0, 20:] = dense[20:, 0] = 1                                # 40 rows of uint8 ones sum to more than 255
+    adjacency, groups = dense.to(device, dtype), torch.arange(40, device=device) // 20
+    assert newman_q(adjacency, groups) == pytest.approx(q_from_sparsity(20 / 400), abs=1e-12)
+
+
+@pytest.mark.parametrize('bad, message', [
+    (np.ones((2, 3)), r'got shape \(2, 3\)'),
+    (np.ones(4), r'got shape \(4,\)'),
+    (np.ones((5, 2, 2)), 'one at a time'),
+    ([[0, -0.5], [1, 0]], r'>= 0, got -0.5 at \[0, 1\]'),
+    ([[0, np.nan], [1, 0]], r'finite numbers only, got nan at \[0, 1\]'),
+    ([[0, 1], [np.inf, 0]], r'finite numbers only, got inf at \[1, 0\]'),
+    (np.zeros((2, 2)), 'got 0 edges'),
+    ([['0', '1'], ['1', '0']], 'real numbers, got dtype <U1'),
+    (np.ones((2, 2), complex), 'real numbers, got dtype complex128'),
+])
+def test_what_is_no_graph_is_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        newman_q(bad, [0, 1])
+
+
+@pytest.mark.parametrize('groups', [[0], [0, 1, 1], [[0, 1]], 0, [0.0, 1.0], [0, np.nan], ['a', 'b']])
+def test_labels_must_be_one_integer_per_node(groups):
+    with pytest.raises(ValueError, match=r'one integer per node, shape \(2,\), got'):
+        newman_q(np.ones((2, 2)), groups)
+
+
+def test_no_nodes_are_no_edges():
+    with pytest.raises(ValueError, match='got 0 edges'):
+        newman_q(np.zeros((0, 0)), np.zeros(0, int))
+
+
+# --- the closed form ---
+
+@given(modular_networks())
+def test_closed_form_is_exact_for_any_placement(network):
+    recurrent, k, N, g = network
+    q = newman_q(network_adjacency(recurrent), subnetwork_groups(g, N))
+    assert q == pytest.approx(q_from_sparsity(k / N**2, n_subnetworks=g), abs=1e-12)
+
+
+@given(st.floats(0, 1))
+def test_two_subnetworks_give_the_formula_of_the_paper(p):
+    assert q_from_sparsity(p) == pytest.approx(0.5 * (1 - p) / (1 + p), rel=1e-14, abs=0)
+
+
+@given(st.floats(0, 1), st.integers(2, 50))
+def test_general_form(p, g):
+    assert q_from_sparsity(p, g) == pytest.approx(1 / (1 + (g - 1) * p) - 1 / g, abs=1e-15)
+
+
+@pytest.mark.parametrize('g', range(2, 200))
+def test_ends_are_exact(g):
+    assert q_from_sparsity(1.0, g) == 0 and q_from_sparsity(0.0, g) == (g - 1) / g
+    assert sparsity_from_q(0.0, g) == 1 and sparsity_from_q((g - 1) / g, g) == 0
+
+
+@given(st.floats(0, 1), st.integers(2, 50))
+def test_sparsity_comes_back(p, g):
+    assert sparsity_from_q(q_from_sparsity(p, g), g) == pytest.approx(p, abs=1e-13)
+
+
+@given(st.floats(0, 1), st.integers(2, 50))
+def test_q_comes_back(share, g):
+    q = share * ((g - 1) / g)
+    assert q_from_sparsity(sparsity_from_q(q, g), g) == pytest.approx(q, abs=1e-13)
+
+
+@pytest.mark.parametrize('n_hidden', [2, 10, 100])
+def test_every_connection_count_is_told_apart(n_hidden):
+    p = np.arange(1, n_hidden**2 + 1) / n_hidden**2
+    q = q_from_sparsity(p)
+    assert (np.diff(q) < 0).all()
+    assert (np.rint(sparsity_from_q(q) * n_hidden**2) == np.arange(1, n_hidden**2 + 1)).all()
+
+
+@pytest.mark.parametrize('convert', [q_from_sparsity, sparsity_from_q])
+def test_numbers_give_floats_and_arrays_give_arrays(convert):
+    for number in [0, 0.25, np.float32(0.25), np.array(0.25), torch.tensor(0.25)]:
+        assert type(convert(number)) is float
+    for array in [[0.25, 0.5], np.array([0.25, 0.5]), torch.tensor([0.25, 0.5])]:
+        result = convert(array)
+        assert result.dtype == np.float64 and result.tolist() == [convert(0.25), convert(0.5)]
+    assert convert(np.full((2, 3), 0.25)).shape == (2, 3)
+    assert convert([]).shape == (0,)
+
+
+@pytest.mark.parametrize('convert, name, upper', [(q_from_sparsity, 'p ', 1), (sparsity_from_q, 'q of 2 sub', 0.5)])
+@pytest.mark.parametrize('bad', [-1e-9, 1.1, 11, np.nan, np.inf, [0.2, np.nan], '1e-3', None, 1j, True])
+def test_values_out_of_range_are_refused(convert, name, upper, bad):
+    with pytest.raises(ValueError, match=rf'^{name}.* in \[0, {upper}\], got '):
+        convert(bad)
+
+
+def test_range_of_q_grows_with_the_number_of_subnetworks():
+    assert sparsity_from_q(0.6, n_subnetworks=4) > 0
+    with pytest.raises(ValueError, match=r'q of 2 sub-networks must be in \[0, 0.5\], got 0.6'):
+        sparsity_from_q(0.6)
+
+
+@pytest.mark.parametrize('bad', [1, 0, -2, 2.0, '2', True, None, float('nan')])
+@pytest.mark.parametrize('convert', [q_from_sparsity, sparsity_from_q])
+def test_number_of_subnetworks_is_a_whole_number_from_two(convert, bad):
+    with pytest.raises(ValueError, match='n_subnetworks must be a whole number >= 2, got'):
+        convert(0.1, n_subnetworks=bad)
+
+
+@pytest.mark.parametrize('g', [3, 200])
+def test_small_integer_types_lose_nothing(g):
+    assert q_from_sparsity(0.0, np.uint8(g)) == (g - 1) / g
+    assert sparsity_from_q((g - 1) / g, np.uint8(g)) == 0
+
+
+# --- from weights to a graph ---
+
+@given(hnp.arrays(np.float64, (6, 6), elements=st.sampled_from([0.0, -0.0, 0.3, -0.3, 1e-300])))
+def test_edges_run_along_the_weights(recurrent):
+    adjacency = network_adjacency(recurrent)
+    assert adjacency.shape == (6, 6) and adjacency.dtype == np.int64
+    for i, j in np.ndindex(6, 6):
+        assert adjacency[j, i] == (recurrent[i, j] != 0)
+
+
+def test_an_edge_carries_a_state_from_its_tail_to_its_head():
+    recurrent = np.zeros((4, 4))
+    recurrent[3, 1] = -0.2
+    reached = recurrent @ np.eye(4)[1]                               # one step of W h with unit 1 active
+    assert np.flatnonzero(reached).tolist() == np.flatnonzero(network_adjacency(recurrent)[1]).tolist() == [3]
+
+
+@pytest.mark.parametrize('device', DEVICES)
+def test_trained_weights_may_carry_gradients(device):
+    recurrent = torch.tensor([[0.1, 0.0], [-0.2, 0.3]], device=device, requires_grad=True)
+    assert network_adjacency(recurrent).tolist() == [[1, 1], [0, 1]]
+
+
+@pytest.mark.parametrize('bad', [np.ones((2, 3)), np.ones((1, 2, 2)), [[np.nan]], [[np.inf]], [['a']]])
+def test_what_is_no_weight_matrix_is_refused(bad):
+    with pytest.raises(ValueError, match='^recurrent must '):
+        network_adjacency(bad)
+
+
+@given(st.integers(1, 5), st.integers(1, 8))
+def test_groups_are_blocks_of_equal_size(S, N):
+    groups = subnetwork_groups(S, N)
+    assert groups.shape == (S * N,) and (np.diff(groups) >= 0).all()
+    assert np.bincount(groups).tolist() == [N] * S
+
+
+@pytest.mark.parametrize('sizes, name', [((0, 3), 'n_subnetworks'), ((2, 0), 'n_hidden'), ((2, 1.5), 'n_hidden')])
+def test_groups_need_whole_sizes(sizes, name):
+    with pytest.raises(ValueError, match=f'{name} must be a whole number >= 1, got'):
+        subnetwork_groups(*sizes)
