@@ -12,7 +12,6 @@ __all__ = ['app', 'say_version', 'main', 'stopped_cleanly', 'clear_errors', 'wit
 import logging, os, signal, sys
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -262,7 +261,7 @@ def reproduce_command(
                                  device=device, outdated=recompute)
         report_figures(draw_figures(results))
         if sweep.study.ledger:
-            summary = import_module(sweep.study.ledger).summarized(results)
+            summary = sweep.study.load('ledger').summarized(results)
             typer.echo(f'{summary}; see: modspec claims {results}')
 
 # %% ../nbs/cli.ipynb #c626eb4e
@@ -277,14 +276,17 @@ def report_figures(
 def figures_command(
     results:Results, out:Annotated[Path|None, typer.Option(
         help='Folder for the figures; by default RESULTS/figures')]=None,
+    also:Annotated[Path|None, typer.Option(
+        help='A folder of another reading, such as results/mixture, to be shown beside it')]=None,
 ):
     """
     Draw the paper's figures from a folder of results, without training.
 
-    Example: `modspec figures results/quick`
+    Examples: `modspec figures results/quick` and
+    `modspec figures results/paper --also results/mixture`
     """
     from modspec.engine.notebook import draw_figures
-    with clear_errors(): report_figures(draw_figures(results, out))
+    with clear_errors(): report_figures(draw_figures(results, out, also=also or ''))
 
 # %% ../nbs/cli.ipynb #4dad01a0
 @app.command('collect')
@@ -309,7 +311,8 @@ def collect_command(
 # %% ../nbs/cli.ipynb #b370f72f
 @app.command('claims')
 def claims_command(
-    results:Results,
+    results:Annotated[list[Path], typer.Argument(
+        help='A folder of results, such as results/paper; or several, for a column of each')],
     sensitivity:Annotated[Path|None, typer.Option(
         help='Folder of the sensitivity sweep; by default `sensitivity` beside RESULTS')]=None,
     as_markdown:Annotated[bool, typer.Option(
@@ -318,12 +321,14 @@ def claims_command(
     """
     Test the statements of a study against a folder of results, one by one, without training.
 
-    Example: `modspec claims results/paper`
+    Examples: `modspec claims results/paper` and `modspec claims results/paper results/mixture`
     """
     with clear_errors():
-        study = study_named(read_manifest(results)['config'].get('study', 'extreme_sparsity'))
+        studies = [*dict.fromkeys(read_manifest(folder)['config']['study'] for folder in results)]
+        if len(studies) > 1: raise ValueError(f'results of one study, got {", ".join(studies)}')
+        study = study_named(studies[0])
         if not study.ledger: raise ValueError(f'the study {study.name} has no claims yet')
-        ledger = import_module(study.ledger)
+        ledger = study.load('ledger')
         if as_markdown: typer.echo(ledger.in_markdown(results, sensitivity))
         else: ledger.printed(results, sensitivity)
 

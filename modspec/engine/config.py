@@ -8,6 +8,7 @@ __all__ = ['FILE', 'MOVED', 'check_axes', 'check_distinct', 'check_variations', 
 
 # %% ../../nbs/engine/config.ipynb #1e7966cc
 import re
+from collections.abc import Container
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ def check_distinct(
 def check_variations(
     variations:dict[str, dict], # Changes by name
     common:Any, # The settings that they change
+    axes:Container[str]=(), # Settings that vary anyway
 )->dict[str, dict]: # `variations`, with values in their one spelling
     "`ValueError` for names that no folder can have, and for changes that are no settings"
     if not isinstance(variations, dict):
@@ -59,6 +61,8 @@ def check_variations(
                              f'and not baseline, got {name!r}')
         try: changed = replace(common, **known(change, names, 'parameter'))
         except ValueError as error: raise ValueError(f'variation {name}: {error}') from error
+        both = [setting for setting in change if setting in axes]
+        if both: raise ValueError(f'variation {name}: {both[0]} is an axis; give one or the other')
         found[name] = {setting: getattr(changed, setting) for setting in change}
     return found
 
@@ -103,7 +107,7 @@ def make_sweep(
             raise ValueError(f'axes must give {name} a list of values, or settings one value')
     first = {name: axes[name][0] for name in study.needed if name in axes}
     common = study.settings(**settings | first)
-    variations = check_variations(given.pop('variations', {}), common)
+    variations = check_variations(given.pop('variations', {}), common, axes)
     spelt = {name: tuple(getattr(replace(common, **{name: value}), name) for value in listed)
              for name, listed in axes.items()}
     check_distinct(spelt)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['RUN_PARAMETERS', 'repository', 'check_injected', 'private_sockets', 'absent', 'execute', 'notebook_parameters',
-           'check_data', 'seal', 'keep_failed', 'keep_trained', 'run_notebook', 'figure_notebooks', 'draw_figures',
-           'kill_kernels']
+           'check_data', 'seal', 'keep_failed', 'keep_trained', 'run_notebook', 'figure_notebooks', 'parameters_of',
+           'draw_figures', 'kill_kernels']
 
 # %% ../../nbs/engine/notebook.ipynb #7a7800f1
-import os, re, shutil, sys, tempfile
+import json, os, re, shutil, sys, tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -212,10 +212,21 @@ def figure_notebooks(
     if not found: raise ResultError(f'the study {study} has no figures yet')
     return found
 
+# %% ../../nbs/engine/notebook.ipynb #04f4fc01
+def parameters_of(
+    notebook:Path, # A notebook with a cell tagged `parameters`
+)->list[str]: # Their names
+    "The parameters that a notebook has"
+    cells = json.loads(notebook.read_text(encoding='utf-8'))['cells']
+    tagged = [cell for cell in cells if 'parameters' in cell['metadata'].get('tags', [])]
+    lines = ''.join(line for cell in tagged for line in cell['source'])
+    return re.findall(r'^(\w+) = ', lines, re.M)
+
 # %% ../../nbs/engine/notebook.ipynb #0bfd420f
 def draw_figures(
     results:str|Path, # Folder of a sweep
     out:str|Path|None=None, # Where the figures go; by default `results/figures`
+    *, also:str|Path='', # Folder of another sweep, which some figures show beside the first
 )->list[Path]: # The PNG files
     "Execute the figure notebooks; no training, only reading"
     results, config = Path(results), read_manifest(results)['config']
@@ -223,10 +234,12 @@ def draw_figures(
         raise ResultError(f'{results} holds variations, which the figures would mix; '
                           'see the chapter on sensitivity')
     notebooks, out = figure_notebooks(config['study']), Path(out or results / 'figures')
-    values, n = dict(results=str(results), out=str(out)), len(notebooks)
+    values, n = dict(results=str(results), out=str(out), also=str(also)), len(notebooks)
+    if also: read_manifest(also)
     out.mkdir(parents=True, exist_ok=True)
     def draw(notebook):
-        try: execute(notebook, partial / notebook.name, values)
+        own = {name: value for name, value in values.items() if name in parameters_of(notebook)}
+        try: execute(notebook, partial / notebook.name, own)
         except RunFailed as error: raise RunFailed(f'{notebook.name} failed, {error}') from error
         os.replace(partial / notebook.name, out / notebook.name)
     with attempt(out / 'pages') as partial, ThreadPoolExecutor(n) as pool:

@@ -10,6 +10,7 @@ __all__ = ['Study', 'study_named', 'RunConfig', 'check_run', 'counted_as', 'spel
 import json, re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,12 @@ class Study:
     title:str # In words
     base:type # Settings of a point, a frozen dataclass: see the chapter on parameters
     offers:tuple[str, ...] # What its networks have, as causes and measures need it
-    untrained:str # 'module:function' from (config, dataset) to stacks by architecture
+    untrained:str # 'module:name' of a function from (config, dataset) to stacks by architecture
     stacked:str='' # Setting that may have several values in one stack
     needed:tuple[str, ...]=() # Settings without a default that makes sense
     names:tuple[tuple[str, str], ...]=() # How settings are called in the names of runs
     paper:tuple[tuple[str, str], ...]=() # Measures that are taken on one architecture only
-    ledger:str='' # Module of its claims
+    ledger:str='' # 'module:name' of its claims, a `Ledger`
 
     @property
     def settings(self)->type: return settings_class(self.base, self.offers)
@@ -42,6 +43,11 @@ class Study:
         return measure_settings(self.offers)
 
     def short(self, name:str)->str: return dict(self.names).get(name, name)
+
+    def load(self, what:str)->Any:
+        "What the field `what` names, such as 'untrained'; its module is imported now"
+        module, _, name = getattr(self, what).partition(':')
+        return getattr(import_module(module), name)
 
 
 # %% ../../nbs/engine/plan.ipynb #64341112

@@ -10,7 +10,6 @@ __all__ = ['FIRST_COLUMNS', 'write_table', 'networks_table', 'history_table', 'v
 import hashlib, io, platform, time
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 
@@ -143,8 +142,7 @@ def untrained_networks(
     dataset:Dataset, # Its data
 )->dict[str, Stack]: # By architecture
     "The networks of a run before training, as its study makes them; they follow from the seeds"
-    module, _, function = config.study.untrained.partition(':')
-    return getattr(import_module(module), function)(config, dataset)
+    return config.study.load('untrained')(config, dataset)
 
 # %% ../../nbs/engine/run.ipynb #145c0ecf
 def train_run(

@@ -155,7 +155,8 @@ def best_guess(
 # %% ../../../nbs/studies/extreme_sparsity/claims_setup.ipynb #a680843d
 @claim(SPARSITY_CLAIMS, 'Architecture and tasks',
        'With a single connection, accuracy of the bottleneck at the other digit, of the '
-       'sub-network of each network that reads it better: not above what own digit and other parity allow, '
+       'sub-network of each network that reads it better: not above what own digit and other '
+       'parity allow, '
        'exactly 1/4 (the interval starts at 1/4 or below).',
        'The paper says that the parity is sufficient; whether more crosses is our question.',
        needs=Needs(['bottleneck'], [ONE]))

@@ -54,7 +54,7 @@ STUDY = Study(
     untrained='modspec.studies.extreme_sparsity.run:sparse_networks',
     stacked='sparsity', needed=('sparsity',), names=(('sparsity', 'p'),),
     paper=(('bottleneck', 'bottleneck'), ('weight_mask', 'standard'), ('correlation', 'standard')),
-    ledger='modspec.studies.extreme_sparsity.claims')
+    ledger='modspec.studies.extreme_sparsity.claims:SPARSITY_LEDGER')
 
 # %% ../../../nbs/studies/extreme_sparsity/config.ipynb #b02468ac
 def sparsity_run(

@@ -16,7 +16,8 @@ from ...networks.recurrent import Recurrent, init_stack
 from ...training.parameters import Parameters
 
 # %% ../../../nbs/studies/extreme_sparsity/readout.ipynb #b910df88
-SCHEDULES:dict[str, dict] = dict(paper=dict(readout_epochs=5), converged=dict(readout_epochs=60, readout_decay=1.))
+SCHEDULES:dict[str, dict] = dict(paper=dict(readout_epochs=5),
+                                 converged=dict(readout_epochs=60, readout_decay=1.))
 
 def random_readouts(
     dataset:Dataset|str, # Data, or its name
