@@ -39,7 +39,7 @@ from modspec.studies.extreme_sparsity.config import STUDY
 from modspec.training.loop import epoch_pairs, n_batches, n_training_steps, pairs_per_epoch, train
 from modspec.training.parameters import Parameters
 
-MEASURED_ON = dict(STUDY.paper)  # Architecture by measure
+MEASURED_ON = dict(STUDY.only_on)  # Architecture by measure
 
 Rows = list[dict]
 SPARSITY = 0.01  # Of every network whose sparsity is not what is varied

@@ -21,7 +21,7 @@ from modspec.core.files import read_manifest
 from modspec.core.registry import entries
 from modspec.engine import collect, doctor, notebook, run, sweep
 from modspec.engine.options import assigned
-from modspec.engine.plan import make_run
+from modspec.engine.plan import Study, make_run
 from modspec.studies.extreme_sparsity.config import ARCHITECTURES, sparsity_run
 
 MODSPEC = Path(sys.executable).with_name('modspec')
@@ -248,10 +248,10 @@ def test_names_of_results(there, monkeypatch):
     def note(value, *call): return calls.append(call) or value
     def joined(config, out, **how): return note(out, config, out, how['finished_only'])
     monkeypatch.setattr(sweep, 'run_sweep', lambda config, out, **how: note(out, config, out, how['cores']))
-    monkeypatch.setattr(notebook, 'draw_figures', lambda results, out=None: note([Path('a.png')], results, out))
+    monkeypatch.setattr(notebook, 'draw_figures', lambda results, out=None, **how: note([Path('a.png')], results, out))
     monkeypatch.setattr(collect, 'collect_sweep', joined)
     ledger = SimpleNamespace(summarized=lambda results: 'ledger: 2 hold')
-    monkeypatch.setattr(cli, 'import_module', lambda name: ledger)
+    monkeypatch.setattr(Study, 'load', lambda study, what: ledger)
     monkeypatch.setattr(cli, 'warn_of', lambda older: None)
     monkeypatch.setattr('modspec.engine.status.verify_results', lambda results: ([], {}))
     Path('config').mkdir()

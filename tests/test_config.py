@@ -186,7 +186,8 @@ def test_names_of_runs_can_be_typed_anywhere(path):
 def test_values_with_strange_characters(tmp_path):
     "are written with a dash in names; if two names then agree, the sweep is refused"
     with forgetting_plugins():
-        (tmp_path / 'odd.py').write_text("REGISTERED = [dict(kind='measure', name='odd', object='odd', values={}),\n"
+        (tmp_path / 'odd.py').write_text("REGISTERED = ["
+            "dict(kind='measure', name='odd', object='odd', values={'odd': dict(axes=[])}),\n"
             "    dict(kind='cause', name='why', object='odd', settings={'kind': dict(default='a', choices=['a', 'a b', "
             "'a,b', '/ü', '../x'])})]\nodd = None")
         def sweep(*kinds):

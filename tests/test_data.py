@@ -391,11 +391,10 @@ def test_cache_that_cannot_be_written(tmp_path, made_up, offers):
 def mnist_root():
     "Where MNIST lies on this machine, if it does"
     candidates = [Path(os.environ['MODSPEC_DATA'])] if os.environ.get('MODSPEC_DATA') else []
-    candidates.append(ROOT.parent / 'shared' / 'data')
     return next((root for root in candidates if (root / 'MNIST' / 'raw').is_dir()), None)
 
 
-@pytest.mark.skipif(mnist_root() is None, reason='MNIST is neither in $MODSPEC_DATA nor in ../shared/data')
+@pytest.mark.skipif(mnist_root() is None, reason='MODSPEC_DATA names no folder with MNIST')
 def test_real_mnist():
     dataset = load_dataset('mnist', root=mnist_root())
     assert (len(dataset.train), len(dataset.test), dataset.n_pixels) == (60_000, 10_000, 784)

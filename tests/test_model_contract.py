@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from modspec.networks.feedforward import FeedForward, init_feedforward
 from modspec.networks.recurrent import Recurrent, init_stack
 from modspec.networks.stack import last_state
 
@@ -14,9 +15,14 @@ def recurrent(S, B=0, message='inside'):
     return init_stack(model, SEEDS, [1 / 36, .5, 1.]), model.n_steps
 
 
+def layered(*layers):
+    "Networks of layers, and the number of these"
+    return init_feedforward(FeedForward(12, layers), SEEDS), len(layers)
+
+
 MODELS = {  # name: (what makes a stack of three networks, its arguments)
     'one': (recurrent, (1,)), 'two': (recurrent, (2,)), 'three': (recurrent, (3,)),
-    'bottleneck': (recurrent, (2, 3)), 'message before': (recurrent, (2, 0, 'before')),
+    'layers': (layered, (7, 5)), 'bottleneck': (recurrent, (2, 3)), 'message before': (recurrent, (2, 0, 'before')),
 }
 
 

@@ -11,7 +11,8 @@ from modspec.core import registry
 from modspec.core.checks import check_choice, known
 from modspec.core.registry import KINDS, add_plugin, builtin, entries, literal, registered_in
 
-MINE = "REGISTERED = [dict(kind='measure', name='mine', object='f', values={})]\ndef f(): return 7\n"
+MINE = ("REGISTERED = [dict(kind='measure', name='mine', object='f', values={'mine': dict(axes=[])})]\n"
+        "def f(): return 7\n")
 
 
 @pytest.fixture(autouse=True)

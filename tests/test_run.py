@@ -340,7 +340,7 @@ def test_a_setting_of_ones_own_measure(altered, no_training, norm):
 
 
 def test_without_the_plugin_its_values_stay(altered, no_training, tmp_path):
-    "if they are the same in all ways of measuring; a setting that nobody knows any more is no obstacle"
+    "or nothing is added: what only the plugin could rebuild must not be lost"
     with forgetting_plugins():
         (tmp_path / 'norm.py').write_text(NORM), add_plugin(tmp_path / 'norm.py')
         run(recorded_run(read_manifest(altered)['config']), altered)
@@ -352,9 +352,10 @@ def test_without_the_plugin_its_values_stay(altered, no_training, tmp_path):
         add_plugin(tmp_path / 'norm.py')
         config = recorded_run(read_manifest(altered)['config'])
         run(replace(config, measuring=({'power': 3.}, {})), altered)
-    run(replace(TWO, measuring=({'mask_fraction': 0.2},)), altered)
-    fractions = read_table(altered).query('measure == "weight_mask"')['mask_fraction']
-    assert set(fractions) == {0.05, 0.1, 0.2}
+    before = read_table(altered)
+    with pytest.raises(ResultError, match='norm, measured with a plugin that is not loaded; name it with --plugin'):
+        run(replace(TWO, measuring=({'mask_fraction': 0.2},)), altered)
+    pd.testing.assert_frame_equal(read_table(altered), before)
 
 
 def test_another_way_of_measuring(altered, no_training):

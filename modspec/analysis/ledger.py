@@ -110,7 +110,7 @@ def claim(
     "Enter a function into a ledger, under its own name and with its docstring as the statement"
     def enter(check):
         name = check.__name__.replace('_', '-')
-        if name in ledger and ledger[name].check.__module__ != check.__module__:
+        if name in ledger and ledger[name].statement != (check.__doc__ or ''):
             raise ValueError(f'the claim {name} is in the ledger already; choose another name')
         gates = (needs,) if isinstance(needs, Needs) else tuple(needs)
         ledger[name] = Claim(name, where, check.__doc__ or '', test, check, choice, gates)

@@ -40,8 +40,9 @@ def joined(
 )->pd.DataFrame: # The columns of both, in the order of `rows`; with values, also `trained`
     "Rows with the settings of the network that they belong to"
     # a setting may have the name of something measured, as `loss` has
-    own = [name for name in networks if name == 'network' or name not in rows]
-    table = networks[own].merge(rows, on='network', how='right', validate='one_to_many')
+    both = {name: f'{name}_setting' for name in networks if name != 'network' and name in rows}
+    table = networks.rename(columns=both).merge(rows, on='network', how='right',
+                                                validate='one_to_many')
     if 'measure' not in rows: return table
     return table.assign(trained=table['epoch'] > 0, measure=table['measure'].astype(str))
 

@@ -6,7 +6,7 @@
 __all__ = ['Config', 'Results', 'Threads', 'Device', 'Download', 'Plugin', 'Recompute', 'FRACTION', 'RunOut', 'Sparsities',
            'Seeds', 'FirstSeed', 'DatasetName', 'ArchitectureName', 'Epochs', 'BatchSize', 'Assignments', 'StudyName',
            'SweepFile', 'NameOfRun', 'Out', 'Cores', 'Profile', 'DryRun', 'Measures', 'SweepOfTables', 'Retrain',
-           'one_of', 'number', 'whole', 'as_type_of', 'assigned', 'only_given', 'given_settings']
+           'one_of', 'registered_names', 'number', 'whole', 'as_type_of', 'assigned', 'only_given', 'given_settings']
 
 # %% ../../nbs/engine/options.ipynb #a36330a5
 from collections.abc import Callable
@@ -17,12 +17,18 @@ from typing import Annotated, Any
 import typer
 
 from ..core.checks import known
+from ..core.registry import entries
 from .plan import study_named
 
 # %% ../../nbs/engine/options.ipynb #abf1d851
 def one_of(*words:str)->Callable[[str], list[str]]:
     "What the shell proposes for an option"
     return lambda incomplete: [word for word in words if word.startswith(incomplete)]
+
+# %% ../../nbs/engine/options.ipynb #bbb9d54d
+def registered_names(kind:str)->Callable[[str], list[str]]: # One of `KINDS`
+    "What the shell proposes for something that is registered"
+    return lambda incomplete: [name for name in entries(kind) if name.startswith(incomplete)]
 
 # %% ../../nbs/engine/options.ipynb #a761adfe
 Config = Annotated[Path, typer.Argument(
@@ -64,8 +70,8 @@ Seeds = Annotated[int|None, typer.Option(
 FirstSeed = Annotated[int|None, typer.Option(
     parser=whole, metavar='S', help='Their seeds are S, S + 1, …, instead of 0, 1, …')]
 DatasetName = Annotated[str|None, typer.Option(
-    help='digits (embedded, the default) or mnist (see --download)',
-    autocompletion=one_of('digits', 'mnist'))]
+    help='Data, such as digits (embedded, the default) or mnist (see --download)',
+    autocompletion=registered_names('dataset'))]
 ArchitectureName = Annotated[str|None, typer.Option(
     help='standard, bottleneck or both (the default)',
     autocompletion=one_of('standard', 'bottleneck', 'both'))]
@@ -76,7 +82,7 @@ BatchSize = Annotated[int|None, typer.Option(
 Assignments = Annotated[list[str]|None, typer.Option(
     '--set', metavar='NAME=VALUE', help='Any other setting; repeat it for several')]
 StudyName = Annotated[str|None, typer.Option(
-    help='extreme_sparsity (the default) or upstream_downstream')]
+    help='Which study, by default extreme_sparsity', autocompletion=registered_names('study'))]
 SweepFile = Annotated[Path|None, typer.Option(
     help='Take all settings from this YAML file of a sweep')]
 NameOfRun = Annotated[str|None, typer.Option(
@@ -143,7 +149,8 @@ def given_settings(
     "The settings of a run; `ValueError` for one that is given in both ways"
     made = {f.name: f.default for f in fields(study_named(study).settings)}
     more = assigned(assignments, made)
-    if 'epochs' in options and 'bottleneck_epochs' in made: # epochs, of every architecture
+    every = 'bottleneck_epochs' in made and 'bottleneck_epochs' not in more
+    if 'epochs' in options and every: # of every architecture
         options = options | dict(bottleneck_epochs=options['epochs'])
     twice = [name for name in more if name in options]
     if twice:

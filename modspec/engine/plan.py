@@ -17,7 +17,8 @@ from typing import Any
 
 from ..core.checks import check_choice, check_whole, known
 from ..core.registry import entries
-from ..training.parameters import identity, measure_settings, settings_class
+from modspec.training.parameters import (Training, declared_settings, identity, measure_settings,
+    settings_class)
 
 # %% ../../nbs/engine/plan.ipynb #34839fe3
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class Study:
     base:type # Settings of a point, a frozen dataclass: see the chapter on parameters
     offers:tuple[str, ...] # What its networks have, as causes and measures need it
     untrained:str # 'module:name' of a function from (config, dataset) to stacks by architecture
-    stacked:str='' # Setting that may have several values in one stack
+    stacked:str='' # Setting of the untrained networks that may have several values in one stack
     needed:tuple[str, ...]=() # Settings without a default that makes sense
     names:tuple[tuple[str, str], ...]=() # How settings are called in the names of runs
-    paper:tuple[tuple[str, str], ...]=() # Measures that are taken on one architecture only
+    only_on:tuple[tuple[str, str], ...]=() # Measures that are taken on one architecture only
     ledger:str='' # 'module:name' of its claims, a `Ledger`
 
     @property
@@ -100,7 +101,9 @@ def check_run(
     "`ValueError` for counts, values and ways of measuring that no run can have"
     check_whole('seeds', run.seeds)
     check_whole('first_seed', run.first_seed, 0, 1_000_000)
-    name = run.study.stacked
+    name, inherited = run.study.stacked, {f.name for f in fields(Training)}
+    if name in inherited or name in declared_settings(run.study.offers):
+        raise ValueError(f'{name} cannot be stacked: training reads one value for the whole stack')
     spelt = tuple(getattr(point, name) for point in run.points) if run.stacked else ()
     object.__setattr__(run, 'stacked', spelt)
     object.__setattr__(run, 'measuring', tuple(run.measuring))

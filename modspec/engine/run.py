@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['FIRST_COLUMNS', 'write_table', 'networks_table', 'history_table', 'values_there', 'joined_values', 'circumstances',
-           'vouch', 'untrained_networks', 'train_run', 'measure_run', 'way_of', 'data_of_run', 'n_run_steps', 'run']
+           'vouch', 'untrained_networks', 'train_run', 'check_known', 'measure_run', 'way_of', 'data_of_run',
+           'n_run_steps', 'run']
 
 # %% ../../nbs/engine/run.ipynb #d10f5e91
 import hashlib, io, platform, time
@@ -18,7 +19,8 @@ import torch
 
 from ..core.checks import check_device, check_threads
 from ..core.data import Dataset, load_dataset
-from ..core.files import make_folder, read_manifest, write_manifest, written_whole
+from modspec.core.files import (ResultError, make_folder, read_manifest, write_manifest,
+    written_whole)
 from .attempts import locked
 from .identity import (as_recorded, measuring_identity, recorded_run,
     training_identity, with_ways)
@@ -170,6 +172,18 @@ def train_run(
     vouch(folder, config, about, [], names, sum(map(len, stacks.values())))
     return stacks
 
+# %% ../../nbs/engine/run.ipynb #edbaf6e6
+def check_known(
+    folder:Path, # Of a run
+    manifest:dict, # Its manifest
+    ways:dict[str, tuple[dict, int]], # From `measured_ways`
+)->None:
+    "`ResultError` if something was measured whose plugin is not loaded, and would be lost"
+    lost = [one['measure'] for one in manifest['measured']
+            if measure_key(one['measure'], one['settings']) not in ways]
+    if lost: raise ResultError(f'{folder} holds {", ".join(lost)}, measured with a plugin that is '
+                               'not loaded; name it with --plugin')
+
 # %% ../../nbs/engine/run.ipynb #d367d47b
 def measure_run(
     config:RunConfig, # The run
@@ -183,8 +197,9 @@ def measure_run(
     "Take measures and store them, one after the other"
     manifest, measures = read_manifest(folder), applying('measure', config.study.offers)
     n, page = manifest['networks'], NOTEBOOK in manifest['files']
-    found = values_there(folder, manifest)
-    done = {name: one for name, (one, _) in measured_ways(manifest).items()}
+    ways = measured_ways(manifest)
+    check_known(folder, manifest, ways)
+    found, done = values_there(folder, manifest), {name: one for name, (one, _) in ways.items()}
     config = with_ways(config, recorded_run(manifest['config']))
     networks = write_table(folder, 'networks', networks_table(config, moments[1]))
     for name, own in todo:

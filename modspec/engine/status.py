@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_state', 'why_unfinished', 'sweep_status', 'seconds_left', 'status_text', 'planned_for', 'planned',
-           'verify_results', 'other_code', 'meaning', 'common_settings', 'check_meaning', 'is_collected', 'is_complete']
+           'verify_results', 'older_tables', 'other_code', 'meaning', 'common_settings', 'check_meaning',
+           'is_collected', 'is_complete']
 
 # %% ../../nbs/engine/status.ipynb #bc9f7e75
 import json, time
@@ -17,10 +18,11 @@ from typing import Any
 from ..core.files import ResultError, read_manifest
 from ..core.registry import entries
 from .config import load_config
-from .identity import difference, recorded_run
+from .identity import difference, recorded_run, recorded_sweep
 from .plan import RunConfig, SweepConfig, study_named
 from .progress import progress_file, read_progress
-from .store import NOTEBOOK, another, damages, is_finished, lacking, older_parts
+from modspec.engine.store import (NOTEBOOK, another, codes, damages, is_finished, lacking,
+    older_parts)
 
 # %% ../../nbs/engine/status.ipynb #99f9ba4b
 def run_state(
@@ -92,26 +94,30 @@ def status_text(
 def planned_for(
     folder:Path, # Folder of a run
     run:RunConfig, # The run
-    state:str, # From `run_state`
+    state:dict[str, Any], # From `run_state`
+    *, outdated:bool=False, # Would it compute again what other code has computed?
 )->str:
     "What a sweep would do about one run, or why it would do nothing"
     networks = len(run.networks) * len(run.measuring)
-    if state == 'missing': return f'train and measure {networks} networks of each architecture'
-    if state == 'failed': return f'again: {why_unfinished(folder)}'
-    if state == 'trained':
+    again, now = state['older'] if outdated else '', state['state']
+    if now == 'missing': return f'train and measure {networks} networks of each architecture'
+    if now == 'failed': return f'again: {why_unfinished(folder)}'
+    if now == 'trained':
         todo = [name for name, _ in lacking(read_manifest(folder, verify=False), run)]
         return f'measure {", ".join(todo)}' if todo else 'make its page'
-    return {'done': 'nothing to do', 'running': 'is being computed',
-            'other': 'refused: the folder holds another run'}[state]
+    return {'done': f'compute {again} again' if again else 'nothing to do',
+            'running': 'is being computed',
+            'other': 'refused: the folder holds another run'}[now]
 
 # %% ../../nbs/engine/status.ipynb #3e84e2b2
 def planned(
     config:str|Path, # The sweep's YAML file
     results:str|Path, # Folder of the results
+    *, outdated:bool=False, # Would it compute again what other code has computed?
 )->str: # A line per run
     "What a sweep would compute; nothing is computed, and nothing written"
     runs, status = load_config(config).folders(results), sweep_status(config, results)
-    reasons = {one['run']: planned_for(folder, run, one['state'])
+    reasons = {one['run']: planned_for(folder, run, one, outdated=outdated)
                for (folder, run), one in zip(runs.items(), status)}
     return status_text(status, reasons=reasons)
 
@@ -132,6 +138,18 @@ def verify_results(
     for folder in runs: wrong |= damages(folder)
     return [results, *runs], wrong
 
+# %% ../../nbs/engine/status.ipynb #a23a863c
+def older_tables(
+    manifest:dict, # Of a sweep
+)->dict[str, int]: # By part: how many runs
+    "Which parts of a sweep's tables other code than today's has computed"
+    run = next(iter(recorded_sweep(manifest['config']).runs().values()))
+    same, runs = codes(run), manifest.get('codes', {})
+    found = {part: sum(len(names) for code, names in of_part.items()
+                       if code not in ('converted', same.get(part, code)))
+             for part, of_part in runs.items()}
+    return {part: n for part, n in found.items() if n}
+
 # %% ../../nbs/engine/status.ipynb #28526e0f
 def other_code(
     folders:Sequence[Path], # Of results, as `verify_results` returns them
@@ -141,8 +159,9 @@ def other_code(
     for folder in folders:
         if not (folder / 'manifest.json').is_file(): continue
         manifest = read_manifest(folder, verify=False)
-        if 'training' not in manifest: continue
-        found.update(older_parts(manifest, recorded_run(manifest['config'])))
+        if 'training' in manifest:
+            found.update(older_parts(manifest, recorded_run(manifest['config'])))
+        elif len(folders) == 1: found.update(older_tables(manifest)) # tables without their runs
     return {**found}
 
 # %% ../../nbs/engine/status.ipynb #9852e469

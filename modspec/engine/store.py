@@ -78,11 +78,12 @@ def computing(
     part:str, # 'training', or a measure
 )->list[str]: # Names of modules
     "The modules in which the training or a measure of a run begins"
-    offers, task = config.study.offers, entries('task')[config.settings.task].module
-    if part != 'training': return [applying('measure', offers)[part].module, task]
+    offers, s = config.study.offers, config.settings
+    used = entries('task')[s.task].module, entries('dataset')[s.dataset].module
+    if part != 'training': return [applying('measure', offers)[part].module, *used]
     causes = [entry.module for entry in applying('cause', offers).values() # those that act
-              if 'trains' in entry.about or getattr(config.settings, entry.about['strength'])]
-    return [config.study.untrained.partition(':')[0], 'modspec.training.loop', *causes, task]
+              if 'trains' in entry.about or getattr(s, entry.about['strength'])]
+    return [config.study.untrained.partition(':')[0], 'modspec.training.loop', *causes, *used]
 
 # %% ../../nbs/engine/store.ipynb #8e650534
 def codes(

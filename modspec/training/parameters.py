@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPARSE', 'setting', 'check_setting', 'Training', 'SparseTraining', 'applying', 'settings_of', 'joined_class',
-           'settings_class', 'make_parameters', 'Parameters', 'identity', 'measure_settings']
+           'settings_class', 'declared_settings', 'make_parameters', 'Parameters', 'identity', 'measure_settings']
 
 # %% ../../nbs/training/parameters.ipynb #7293d4c3
 from collections.abc import Mapping, Sequence
@@ -117,8 +117,12 @@ def joined_class(
     added:tuple[tuple[str, str, str], ...], # Kind, name and module of each cause and measure
 )->type: # A frozen dataclass
     "One class of all these settings"
-    found = [entries(kind)[name] for kind, name, _ in added]
-    new = {name: value for entry in found for name, value in settings_of(entry).items()}
+    new, taken = {}, {f.name: base.__name__ for f in fields(base)}
+    for kind, name, _ in added:
+        for own, value in settings_of(entries(kind)[name]).items():
+            if own in taken:
+                raise ValueError(f'the {kind} {name} declares {own}, a setting of {taken[own]}')
+            new[own], taken[own] = value, name
     declared = [(name, type(f.default), f) for name, f in new.items()]
     return make_dataclass('Parameters', declared, bases=(base,), frozen=True)
 
@@ -130,6 +134,14 @@ def settings_class(
     "The settings of training and those of all causes and measures that apply"
     added = [*applying('cause', offers).values(), *applying('measure', offers).values()]
     return joined_class(base, tuple((entry.kind, entry.name, entry.module) for entry in added))
+
+# %% ../../nbs/training/parameters.ipynb #f1af7785
+def declared_settings(
+    offers:tuple[str, ...], # What networks have
+)->set[str]:
+    "The names of all settings that causes and measures declare"
+    found = [*applying('cause', offers).values(), *applying('measure', offers).values()]
+    return {name for entry in found for name in settings_of(entry)}
 
 # %% ../../nbs/training/parameters.ipynb #0f9d159e
 SPARSE = 'subnetworks', 'interconnections', 'bottleneck' # What the paper's networks have

@@ -53,7 +53,8 @@ STUDY = Study(
     base=SparsitySettings, offers=SPARSE,
     untrained='modspec.studies.extreme_sparsity.run:sparse_networks',
     stacked='sparsity', needed=('sparsity',), names=(('sparsity', 'p'),),
-    paper=(('bottleneck', 'bottleneck'), ('weight_mask', 'standard'), ('correlation', 'standard')),
+    only_on=(('bottleneck', 'bottleneck'), ('weight_mask', 'standard'),
+             ('correlation', 'standard')),
     ledger='modspec.studies.extreme_sparsity.claims:SPARSITY_LEDGER')
 
 # %% ../../../nbs/studies/extreme_sparsity/config.ipynb #b02468ac
