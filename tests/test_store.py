@@ -1,7 +1,7 @@
 """Folders of results: what they hold, which code it came from, what is damaged, and what is left alone"""
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from modspec.core.files import (
 )
 from modspec.core.registry import add_plugin
 from modspec.engine import store
+from modspec.engine.plan import study_named
 from modspec.engine.run import run
 from modspec.engine.store import (
     NOTEBOOK,
@@ -347,3 +348,11 @@ def test_manifest_of_something_else(altered):
     (altered / 'manifest.json').write_text(as_text(dict(config=dict(study='extreme_sparsity'), files={})))
     with pytest.raises(ResultError, match='choose another with --out'): is_finished(altered, CONFIG)
     assert json.loads((altered / 'manifest.json').read_text())['files'] == {}
+
+
+def test_settings_were_introduced_as_they_were_before():
+    "A new default keeps the old one as `introduced`: the committed results stay what they are"
+    recorded = read_manifest(Path(__file__).parent.parent / 'results' / 'paper', verify=False)['config']['settings']
+    before = {f.name: f.metadata['introduced'] for f in fields(study_named('extreme_sparsity').settings)}
+    differ = {name: value for name, value in recorded.items() if value != before[name]}
+    assert differ == dict(dataset='mnist', architecture='both', precision='bf16')
