@@ -172,9 +172,11 @@ class DeepR(Slots):
         l1:float=0., # Pull of every strength towards 0 per step, in learning rates
         beta:float=0.9, # Adam's decay of the running mean of the gradient
         rewire:bool=True, # If False, connections stay, and a dead one keeps strength `birth`
+        signs:str='constant', # Or 'free': a strength may fall below 0, and nothing dies
     ):
         super().__init__(W, seeds)
         self.W, self.rewire, self.l1, n_places = W, rewire, l1, W[0, 0].numel()
+        self.mortal = signs == 'constant'
         self.lr = torch.tensor(lr, device=W.device).view(-1, 1, 1)
         self.walk = walk * self.lr * (1 - self.counts[:, :1, None] / n_places)
         self.adam = ConnectionAdam(self.phi, self.lr, betas=(beta, 0.999))
@@ -191,7 +193,7 @@ class DeepR(Slots):
         if self.W.grad is None: raise ValueError('W has no gradient; call backward() before step()')
         self.phi += self.adam.step(self.gradient(self.W.grad)) + self.walk * next(self.noise)
         if self.l1: self.phi -= self.l1 * self.lr * self.slot_sign.abs()
-        died = (self.phi <= 0) & (self.slot_sign != 0)
+        died = (self.phi <= 0) & (self.slot_sign != 0) & self.mortal
         before = self.W.detach().flatten(2)
         if self.rewire and move(self, before, died, self.generators, self.tickets):
             self.adam.forget(1 - died.to(self.W))
@@ -223,8 +225,10 @@ def sparse_links(
     bounds = parameters.connection_lr_sparse, parameters.connection_lr_dense
     W = stack.weights['W_sparse']
     rates = [connection_rate(p, W.shape[-1], bounds=bounds) for p in sparsities(stack)]
+    if parameters.connection_lr is not None: rates = [parameters.connection_lr] * len(stack)
     deep_r = DeepR(W, rates, seeds=stack.seeds, walk=parameters.walk,
-                   l1=parameters.l1, beta=parameters.connection_beta, rewire=parameters.rewire)
+                   l1=parameters.l1, beta=parameters.connection_beta, rewire=parameters.rewire,
+                   signs=parameters.connection_signs)
     return deep_r, parameters.connection_decay
 
 # %% ../../nbs/causes/deep_r.ipynb #d9107761
@@ -235,6 +239,9 @@ REGISTERED = [dict(
         # Adam's rate at the sparsest and at the densest (Table 1)
         'connection_lr_sparse': dict(default=0.1, least=0, most=1e9, closed=False),
         'connection_lr_dense': dict(default=0.01, least=0, most=1e9, closed=False),
+        # Or one rate for every sparsity; 0: the random links stay as they are (ours)
+        'connection_lr': dict(default=None, least=0, most=1e9,
+                              instead_of=['connection_lr_sparse', 'connection_lr_dense']),
         # Factor on it after each epoch (Table 1's "betas", as we read it)
         'connection_decay': dict(default=0.95, least=0, most=1, closed=False),
         # Adam's decay of the mean gradient (usual; Table 1's "betas", as others may read it)
@@ -244,6 +251,8 @@ REGISTERED = [dict(
         'l1': dict(default=0.0, least=0, most=1e9),
         # Connections move (section Training), or stay at their random places
         'rewire': dict(default=True),
+        # A connection keeps its sign (Bellec et al. 2018), or is free to change it and never dies
+        'connection_signs': dict(default='constant', choices=['constant', 'free']),
         # Strengths: U(0, 0.1) (section Architectures), or |N(0, 1)| / 10
         'connection_start': dict(default='uniform', choices=['uniform', 'normal']),
     },

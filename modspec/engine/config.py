@@ -18,6 +18,7 @@ import yaml
 from ..core.checks import known
 from ..core.registry import add_plugin
 from .plan import RunConfig, SweepConfig, study_named
+from ..training.parameters import known_settings
 
 # %% ../../nbs/engine/config.ipynb #bd73c0f2
 def check_axes(
@@ -102,6 +103,7 @@ def make_sweep(
     axes, names = given.pop('axes', {}), [f.name for f in fields(study.settings)]
     settings = known(given.pop('settings', {}), names, 'parameter')
     check_axes(axes, names, settings)
+    known_settings(settings | {name: listed[0] for name, listed in axes.items()}, study.settings)
     for name in study.needed:
         if name not in settings and name not in axes:
             raise ValueError(f'axes must give {name} a list of values, or settings one value')

@@ -15,9 +15,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from ..core.checks import check_choice, check_whole, known
+from ..core.checks import check_choice, check_whole
 from ..core.registry import entries
-from modspec.training.parameters import (Training, declared_settings, identity, measure_settings,
+from modspec.training.parameters import (Training, declared_settings, identity,
+    known_settings, measure_settings,
     settings_class)
 
 # %% ../../nbs/engine/plan.ipynb #34839fe3
@@ -149,7 +150,7 @@ def make_run(
 )->RunConfig:
     "A run from a dictionary; `ValueError` for a setting that the study lacks, or that it needs"
     study = study_named(study_name)
-    values = known(settings, [f.name for f in fields(study.settings)], 'parameter')
+    values = known_settings(settings, study.settings)
     if several and not study.stacked:
         raise ValueError(f'the study {study.name} trains networks of one point together, '
                          f'got {[*several]}')

@@ -225,6 +225,6 @@ REGISTERED = [dict(
         # Score each sub-network's own weights (ours), or incoming interconnections too
         'mask_scores': dict(default='own', choices=['own', 'incoming']),
         # What is scored in training a mask: the deciding read-out, or all as a mixture (ours)
-        'mask_loss': dict(default='winner', choices=['winner', 'mixture']),
+        'mask_loss': dict(default='mixture', choices=['winner', 'mixture'], introduced='winner'),
     },
 )]

@@ -23,9 +23,9 @@ from ..core.data import Dataset, Digits, as_inputs
 from ..core.registry import entries
 from ..core.streams import generators
 from ..core.tasks import Task, admissible, default_n_pairs, draw_pairs, task_named
-from ..networks.recurrent import DTYPES, decide
+from ..networks.recurrent import DTYPES, READOUT_WEIGHTS, decide
 from ..networks.stack import Model, Stack, last_state
-from .optimizers import Adadelta
+from .optimizers import DENSE
 from .parameters import Parameters, Training
 
 # %% ../../nbs/training/loop.ipynb #7dae49cc
@@ -161,12 +161,13 @@ def make_optimizers(
     stack:Stack, # Networks to train in place
     parameters:Any, # Of all optimizers
 )->list[tuple[Optimizer, float]]: # Each with the factor on its learning rate after an epoch
-    "Adadelta for the dense weights, then what causes bring for those they train (paper, Table 1)"
+    "An optimizer of the dense weights, then what causes bring for those they train"
     has = {name for name, w in stack.weights.items() if w.numel()}
     causes = [entry for entry in entries('cause').values() if entry.about.get('trains') in has]
     taken = {entry.about['trains'] for entry in causes}
-    dense = [w for name, w in stack.weights.items() if name in has - taken]
-    return [(Adadelta(dense, parameters.lr, rho=parameters.rho), parameters.decay),
+    dense = [w for name, w in stack.weights.items() if name in has - taken and w.requires_grad]
+    make = DENSE[parameters.optimizer]
+    return [(make(dense, parameters.lr, rho=parameters.rho), parameters.decay),
             *(entry.load()(stack, parameters) for entry in causes)]
 
 # %% ../../nbs/training/loop.ipynb #35f60029
@@ -214,7 +215,9 @@ def train_by_epoch(
     *, bar:tqdm, # Advanced by one per step
 )->Iterator[tuple[Stack, Tensor, Tensor]]: # Networks, and their loss and accuracy in the epoch
     "The networks after each epoch, which the next one changes in place"
-    weights = {name: w.clone().requires_grad_() for name, w in stack.weights.items()}
+    fixed = READOUT_WEIGHTS if getattr(parameters, 'readouts', 'trained') == 'frozen' else ()
+    weights = {name: w.clone().requires_grad_(name not in fixed)
+               for name, w in stack.weights.items()}
     trained, task = replace(stack, weights=weights), task_named(parameters.task)
     optimizers, n_pairs = make_optimizers(trained, parameters), pairs_per_epoch(dataset, parameters)
     streams = generators(stack.seeds, 'training pairs')

@@ -6,12 +6,12 @@
 __all__ = ['ARCHITECTURES', 'REGISTERED', 'STUDY', 'SparsitySettings', 'sparsity_run']
 
 # %% ../../../nbs/studies/extreme_sparsity/config.ipynb #0c0b0ae6
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from ...core.checks import check_whole, known
+from ...core.checks import check_whole
 from ...core.sparsity import connection_count, q_from_sparsity
 from ...engine.plan import RunConfig, Study
-from ...training.parameters import SPARSE, SparseTraining, setting
+from ...training.parameters import SPARSE, SparseTraining, known_settings, setting
 
 # %% ../../../nbs/studies/extreme_sparsity/config.ipynb #ae150fd7
 ARCHITECTURES = {
@@ -69,6 +69,6 @@ def sparsity_run(
     if not several:
         raise ValueError('sparsity must be a number or a list of numbers, got an empty list')
     made, stacked = STUDY.settings, several if len(several) > 1 else ()
-    values = known(settings, [f.name for f in fields(made)], 'parameter')
+    values = known_settings(settings, made)
     point = made(**values | dict(sparsity=several[0]))
     return RunConfig(STUDY, point, seeds, first_seed, stacked)
