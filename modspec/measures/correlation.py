@@ -71,12 +71,12 @@ def linear_cka(
     X:Tensor, # Shape (..., examples, units)
     Y:Tensor, # Shape (..., examples, units)
 )->Tensor: # In [0, 1], shape (...)
-    "Linear CKA of matched sets of states (Kornblith et al. 2019); `ValueError` if one is constant"
+    "Linear CKA of matched sets of states (Kornblith et al. 2019); 0 if one of them is constant"
     X, Y = (A.double() - A.double().mean(-2, keepdim=True) for A in (X, Y))
     cross, own_x, own_y = ((A.mT @ B).flatten(-2).norm(dim=-1) for A, B in ((Y, X), (X, X), (Y, Y)))
-    if not (own_x * own_y > 0).all():
-        raise ValueError('CKA needs states that vary over examples and are finite')
-    return cross**2 / (own_x * own_y)
+    scale = own_x * own_y
+    if not scale.isfinite().all(): raise ValueError('CKA needs states that are finite')
+    return torch.where(scale > 0, cross**2 / scale.clamp(min=1e-300), 0.)
 
 # %% ../../nbs/measures/correlation.ipynb #830f53d3
 def hidden_on_test(
