@@ -99,7 +99,7 @@ def training(dataset: str, device: str, architectures: list[str], networks: list
         stack = stacks[precisions[0]]
         sizes, k, batch = stack.architecture, stack.n_connections[0], Parameters().batch_size
         products = step_products(sizes, M, batch) + squares(device)
-        work = {kind: training_clock(stack, data, Parameters(), seconds) for kind, stack in stacks.items()}
+        work = {kind: training_clock(stack, data, Parameters(loss='winner'), seconds) for kind, stack in stacks.items()}
         work |= {p.name: product_clock(p, device, seconds / 10) for p in products}
         found = alternate(work, rounds)
         n_pairs = pairs_per_epoch(data, Parameters())
@@ -137,7 +137,7 @@ def plain_clock(network: reference.Network, dataset: Dataset, parameters: Parame
 def plain(dataset: str, device: str, architectures: list[str], networks: list[int], seconds: float, rounds: int,
           precisions: list[str]) -> Rows:
     "Training of a stack against the plain network, which trains as many pairs of images, one network at a time"
-    data, rows, parameters = load_dataset(dataset).to(device), [], Parameters()
+    data, rows, parameters = load_dataset(dataset).to(device), [], Parameters(loss='winner')
     for architecture, M in product(architectures, networks):
         stacks = {kind: build(data, architecture, M, device=device, parameters=Parameters(precision=kind))
                   for kind in precisions}

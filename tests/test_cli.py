@@ -170,6 +170,8 @@ def test_run_takes_any_setting(there, asked):
                                           connection_start='normal', walk=0.)
     assert invoke('run', '--set', 'sparsity=0.1', '--out', 'a').exit_code == 0
     assert asked.pop()[0] == sparsity_run(0.1)
+    assert invoke('run', '--sparsity', '0.1', '--out', 'a', '--set', 'connection_lr=0.1').exit_code == 0
+    assert asked.pop()[0] == sparsity_run(0.1, connection_lr=0.1)
     answer = invoke('run', '--study', 'upstream_downstream', '--set', 'layers=16-8', '--epochs', 2, '--out', 'a')
     assert answer.exit_code == 0, answer.output
     assert asked.pop()[0] == make_run('upstream_downstream', dict(layers='16-8', epochs=2))

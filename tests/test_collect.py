@@ -11,6 +11,7 @@ from sweeps import CONFIG, NORM, computed, contents, forgetting_plugins, swept, 
 
 from modspec.analysis.tables import read_table
 from modspec.core.files import ResultError, as_text, read_manifest, write_manifest
+from modspec.core.registry import entries
 from modspec.engine.collect import collect_sweep
 from modspec.engine.config import load_config
 from modspec.engine.notebook import draw_figures
@@ -50,7 +51,7 @@ def test_tables_of_a_sweep(there):
     assert manifest['files'].keys() == FILES and manifest['config'] == meaning(load_config(config))
     assert list(manifest['runs']) == list(load_config(config).runs()) and len(manifest['runs']) == 8
     assert all(one.keys() == {'device', 'threads', 'versions', 'seconds'} for one in manifest['runs'].values())
-    assert manifest['codes'].keys() == {'training', 'performance', 'weight_mask', 'correlation', 'bottleneck'}
+    assert manifest['codes'].keys() == {'training', *entries('measure')}
     for codes in manifest['codes'].values(): assert [*codes.values()] == [list(manifest['runs'])]
     networks = read_table(results, 'networks')
     assert networks['network'].tolist() == [*range(8)]
@@ -61,7 +62,7 @@ def test_tables_of_a_sweep(there):
         alone, same = read_table(folder), values
         for name in ('lr', 'sparsity'): same = same[same[name] == getattr(asked.settings, name)]
         same = same[same['seed'] == asked.first_seed].reset_index(drop=True)
-        by = ['measure', 'epoch', 'subnetwork', 'subtask']
+        by = ['measure', 'epoch', 'time', 'subnetwork', 'subtask']
         one, other = (t.sort_values(by, ignore_index=True).drop(columns='network') for t in (alone, same))
         pd.testing.assert_frame_equal(one, other)
 

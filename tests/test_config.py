@@ -217,7 +217,8 @@ def test_the_papers_configuration():
     assert (min(counts), max(counts)) == (1, 10_000) and len(counts) >= 20 and found.seeds >= 10
     steps = np.diff(np.log(counts[10:]))  # below, whole numbers of connections leave no choice
     assert steps.max() / steps.min() < 1.05
-    assert found.settings == STUDY.settings(dataset='mnist', precision='auto', sparsity=found.settings.sparsity)
+    assert found.settings == STUDY.settings(dataset='mnist', precision='auto', loss='winner', mask_loss='winner',
+                                            sparsity=found.settings.sparsity)
 
 
 @pytest.mark.parametrize('rest', ['', 'settings:', 'settings: {}', 'study: extreme_sparsity', 'variations:',
@@ -268,6 +269,24 @@ REFUSED = {  # text of the file: what the message says
     'axes: {sparsity: [0.1], lr: [1], lr: [2]}': "'lr' stands there twice, in lines 1 and 1$",
     'axes: {sparsity: [0.1], lr: [1]}\nsettings: {lr: 1}': 'lr is an axis and stands in settings as well',
     'axes: {sparsity: [0.1], loss: [winner, mixture]}\nsettings: {decision: absolute}': "loss 'mixture' has no gate",
+    # one rate in place of two
+    P + 'settings: {connection_lr: -1}': r'connection_lr must be a number in \[0, 1e\+09\], got -1$',
+    P + 'settings: {connection_lr: .nan}': 'connection_lr must be a number in .*, got nan$',
+    'axes: {sparsity: [0.1], connection_lr: [0, .inf]}': 'connection_lr must be a number in .*, got inf$',
+    'axes: {sparsity: [0.1], connection_lr: [fast]}': "connection_lr must be a number in .*, got 'fast'$",
+    P + 'variations: {fast: {connection_lr: -1}}': 'variation fast: connection_lr must be .*, got -1$',
+    P + 'settings: {connection_lr: 0.1, connection_lr_dense: 0.01}': 'connection_lr 0.1 replaces connection_lr_dense;',
+    'axes: {sparsity: [0.1], connection_lr: [0, 1]}\nsettings: {connection_lr_dense: 0.2}':
+        'connection_lr 0 replaces connection_lr_dense;',
+    'axes: {sparsity: [0.1], connection_lr: [0.1]}\nsettings: {connection_lr_sparse: 0.1}':
+        'connection_lr 0.1 replaces connection_lr_sparse;',
+    'axes: {sparsity: [0.1], connection_lr: [0, 1], connection_lr_sparse: [0.1, 1]}': 'replaces connection_lr_sparse;',
+    P + 'settings: {connection_lr_dense: 0.2}\nvariations: {fast: {connection_lr: 0}}':
+        'variation fast: connection_lr 0.0 replaces connection_lr_dense;',
+    P + 'variations: {fast: {connection_lr: 0.5, connection_lr_dense: 0.01}}':
+        'variation fast: connection_lr 0.5 replaces connection_lr_dense;',
+    'axes: {sparsity: [0.1], connection_lr: [0.1]}\nvariations: {fast: {connection_lr_dense: 0.2}}':
+        'connection_lr 0.1 replaces connection_lr_dense;',
     # sparsities
     'seeds: 3': 'sparsity a list of values', 'axes: {lr: [1]}': 'sparsity a list of values',
     'axes: {sparsity: []}': r'must be a list of values, got \[\]',
@@ -385,10 +404,13 @@ def test_a_setting_of_a_measure_is_no_part_of_the_networks(declared):
     for name, values in (('mask_fraction', [0.05, 0.2]), ('readout_epochs', [1, 5])):
         first, second = (sparsity_run(0.07, seeds=1, **TINY, **{name: value}) for value in values)
         assert first != second and training_identity(first) == training_identity(second)
-    way = measuring_identity(CONFIG, 'weight_mask', {'mask_fraction': 0.2, 'readout_epochs': 1})
-    assert way == {'mask_fraction': 0.2} and measuring_identity(CONFIG, 'weight_mask', {}) == {}
+    always = sparsity_run(0.07, seeds=1, **TINY, mask_loss='winner')
+    way = measuring_identity(always, 'weight_mask', {'mask_fraction': 0.2, 'readout_epochs': 1})
+    assert way == {'mask_fraction': 0.2} and measuring_identity(always, 'weight_mask', {}) == {}
+    assert measuring_identity(CONFIG, 'weight_mask', {}) == {'mask_loss': 'mixture'}
     declared('measure', 'weight_mask', 'mask_fraction', default=0.2, introduced=0.05, least=0, most=1)
-    assert measuring_identity(sparsity_run(0.07, seeds=1, **TINY), 'weight_mask', {}) == {'mask_fraction': 0.2}
+    later = sparsity_run(0.07, seeds=1, **TINY, mask_loss='winner')
+    assert measuring_identity(later, 'weight_mask', {}) == {'mask_fraction': 0.2}
 
 
 @pytest.mark.parametrize('change, said', [

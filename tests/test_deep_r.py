@@ -346,6 +346,36 @@ def test_beta_is_adams():
         torch.testing.assert_close(W.abs(), theirs.detach(), rtol=0, atol=1e-6)
 
 
+def test_free_signs():
+    "Some connections change theirs; none moves or dies, and all take the steps of torch.optim.Adam"
+    W = connections([2, 9, 25], 5)
+    start, there = W.clone(), W != 0
+    theirs = start[there].requires_grad_()
+    deep_r, reference = DeepR(W, [.03] * 3, seeds=range(3), walk=0., signs='free'), torch.optim.Adam([theirs], lr=.03)
+    for gradient in itertools.islice(normal(range(3), W.shape[1:]), 40):
+        W.grad, theirs.grad = gradient.clone(), gradient[there]
+        deep_r.step()
+        reference.step()
+        torch.testing.assert_close(W[there], theirs.detach(), rtol=0, atol=1e-5)
+        assert torch.equal(W != 0, there)
+    for network in range(3): assert (W[network] * start[network] < 0).any()
+
+
+@pytest.mark.parametrize('signs', ['constant', 'free'])
+def test_l1_pulls_towards_0(signs):
+    "from either side"
+    W = connections([25], 5)
+    deep_r = DeepR(W, [.1], seeds=[0], walk=0., signs=signs)
+    W.grad = deep_r.sign.clone()
+    if signs == 'free': deep_r.step()  # all of them below 0, where none began
+    deep_r.l1, before = 1e-3, W.clone()
+    deep_r.adam.forget(torch.zeros_like(deep_r.phi))
+    W.grad = torch.zeros_like(W)
+    deep_r.step()
+    far = before.abs() > 1e-3
+    torch.testing.assert_close((before.abs() - W.abs())[far], torch.full([int(far.sum())], 1e-4), rtol=.02, atol=0)
+
+
 def test_decay_lowers_the_rate_of_adam():
     W = connections([2], 3, n_directions=1)
     deep_r = DeepR(W, [.01], seeds=[0], walk=0.)

@@ -46,6 +46,7 @@ def on(device, n_bottleneck=0, precision='fp32', sparsities=(1e-4, .01, 1.)):
     return init_stack(architecture, range(len(sparsities)), sparsities).to(device)
 
 
+@pytest.mark.filterwarnings('ignore:Synchronization debug mode is a prototype feature:UserWarning')
 @pytest.mark.parametrize('precision', PRECISIONS)
 @pytest.mark.parametrize('n_bottleneck', [0, 5])
 def test_nothing_waits_inside_the_loops(unchecked, n_bottleneck, precision):

@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, fields, make_dataclass, replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modspec.core.registry import entries
@@ -24,13 +24,15 @@ from modspec.training.parameters import (
 FIELDS = {field.name: field for field in fields(Parameters())}
 NUMBERS = [field for field in FIELDS.values() if field.metadata['least'] is not None]
 WHOLE = [field.name for field in NUMBERS if type(field.default) is int]
+OPTIONAL = [field.name for field in NUMBERS if field.default is None]
 CHOICES = {name: entries(legal) if isinstance(legal, str) else legal
            for name, legal in ((name, field.metadata['choices']) for name, field in FIELDS.items()) if legal}
+GATED = dict(decision=dict(loss='winner'))  # what else has to be said for every choice of a setting to be legal
 
 
 def test_every_number_has_a_range():
     assert {*FIELDS} == {*(field.name for field in NUMBERS), *CHOICES, 'rewire'}
-    assert 'lr' not in WHOLE and 'epochs' in WHOLE
+    assert 'lr' not in WHOLE and 'epochs' in WHOLE and OPTIONAL == ['connection_lr']
     with pytest.raises(FrozenInstanceError): Parameters().lr = 1.
 
 
@@ -40,7 +42,12 @@ odd = st.one_of(st.text(max_size=3), st.booleans(), st.none(), st.floats().map(s
 
 @pytest.mark.provokes('illegal values', rounds=100)
 @given(st.sampled_from(NUMBERS), odd)
+@example(FIELDS['connection_lr'], '0.1')
+@example(FIELDS['connection_lr'], math.nan)
+@example(FIELDS['connection_lr'], math.inf)
 def test_what_is_no_number_is_refused(field, value):
+    "but for none at all where a number need not be there"
+    if value is None and field.name in OPTIONAL: return
     with pytest.raises(ValueError) as error: Parameters(**{field.name: value})
     kind = 'a whole number' if field.name in WHOLE else 'a number'
     assert str(error.value).startswith(f'{field.name} must be {kind} in ')
@@ -72,7 +79,7 @@ def test_range_of_every_number(field, choice):
 @pytest.mark.parametrize('name', CHOICES)
 @pytest.mark.parametrize('value', ['', 'Parity', 'sum', None, 3, ['parity'], True])
 def test_unknown_choice(name, value):
-    for legal in CHOICES[name]: Parameters(**{name: legal})
+    for legal in CHOICES[name]: Parameters(**{name: legal} | GATED.get(name, {}))
     with pytest.raises(ValueError) as error: Parameters(**{name: value})
     assert str(error.value) == f'{name} must be one of {[*CHOICES[name]]}, got {value!r}'
 
@@ -87,6 +94,24 @@ def test_rewire_is_a_boolean(value):
 def test_numbers_of_other_libraries():
     "numpy's floats are numbers"
     assert Parameters(lr=np.float32(.5)).lr == Parameters(lr=np.float64(.5)).lr == .5
+
+
+# a rate in place of two
+
+BOUNDS = 'connection_lr_sparse', 'connection_lr_dense'
+
+
+def test_one_rate_replaces_its_bounds():
+    "Either is given or the other, also with the value of the default; without a number nothing is replaced"
+    assert Parameters(connection_lr=0).connection_lr == 0. and Parameters(connection_lr=None) == Parameters()
+    assert getattr(Parameters(connection_lr=None, connection_lr_sparse=.2), BOUNDS[0]) == .2
+    for bound, other in ((BOUNDS[0], .2), (BOUNDS[1], .2), (BOUNDS[0], .1)):
+        with pytest.raises(ValueError) as error: Parameters(connection_lr=.1, **{bound: other})
+        assert str(error.value) == f'connection_lr 0.1 replaces {bound}; give one or the other'
+    with pytest.raises(ValueError, match=f'connection_lr 0 replaces {" and ".join(BOUNDS)};'):
+        Parameters(connection_lr=0, connection_lr_sparse=1., connection_lr_dense=1.)
+    with pytest.raises(ValueError, match='connection_lr 0.5 replaces connection_lr_dense'):
+        replace(Parameters(connection_lr_dense=.02), connection_lr=.5)
 
 
 # the class, and identity
@@ -119,9 +144,11 @@ def test_closest_name():
 
 @given(st.dictionaries(st.sampled_from(['lr', 'walk', 'mask_fraction', 'rho']), st.sampled_from([.25, .5, .75])))
 def test_identity_is_what_was_changed(changes):
-    defaults = {name: field.default for name, field in FIELDS.items()}
-    changed = {name: value for name, value in changes.items() if value != defaults[name]}
-    assert identity(Parameters(**changes)) == changed
+    "since the settings were introduced"
+    before = {name: field.metadata['introduced'] for name, field in FIELDS.items()}
+    now = {name: field.default for name, field in FIELDS.items()} | changes
+    assert identity(Parameters(**changes)) == {name: value for name, value in now.items() if value != before[name]}
+    assert identity(Parameters(loss='winner', mask_loss='winner')) == {}
 
 
 def test_a_new_default_does_not_change_what_an_old_result_is():

@@ -39,13 +39,16 @@ from modspec.networks.recurrent import recurrent_matrix
 BOTH = TINY | dict(architecture='both', epochs=2, bottleneck_epochs=1, readout_epochs=1)
 TWO = replace(make_run('extreme_sparsity', BOTH, [0.07]), seeds=2)
 DIGITS = load_dataset('digits')
-INDICES = {  # (architecture, measure): does a value belong to one sub-network, and to one sub-task?
+INDICES = {  # (architecture, measure): does a value belong to one sub-network, to one sub-task, to one time step?
     ('standard', 'accuracy'): (False, False), ('standard', 'decision_share'): (True, False),
     ('standard', 'weight_mask'): (True, True), ('standard', 'weight_mask_accuracy'): (False, True),
     ('standard', 'correlation'): (True, True), ('standard', 'correlation_base'): (True, False),
     ('standard', 'cka'): (True, True),
     ('bottleneck', 'accuracy'): (False, False), ('bottleneck', 'decision_share'): (True, False),
     ('bottleneck', 'bottleneck'): (True, True)}
+INDICES |= {(architecture, measure): where for architecture in ('standard', 'bottleneck') for measure, where in dict(
+    link_norm=(False, False), recurrent_norm=(False, False), moved=(False, False), saturation=(True, False, True),
+    effective_rank=(True, False, True), explained=(True, True, True)).items()}
 
 
 def asked(**settings):
@@ -123,7 +126,8 @@ def test_networks_have_all_their_settings(finished):
     assert table['architecture'].tolist() == ['standard'] * 2 + ['bottleneck'] * 2
     assert (table['n_connections'] == 7).all() and np.allclose(table['q'], 0.5 * 0.93 / 1.07, rtol=0, atol=1e-15)
     for name, value in asdict(TWO.settings).items():
-        if name != 'architecture': assert (table[name] == value).all(), name
+        if name == 'architecture': continue
+        assert (table[name].isna() if value is None else table[name] == value).all(), name
 
 
 def test_table_holds_every_value(finished):
@@ -131,13 +135,14 @@ def test_table_holds_every_value(finished):
     table = read_table(finished)
     assert np.isfinite(table['value']).all() and set(table['epoch']) == {0, 1, 2}
     assert set(table.query('trained and architecture == "standard"')['epoch']) == {2}
-    assert not table.duplicated(['network', 'epoch', 'measure', 'subnetwork', 'subtask']).any()
+    assert not table.duplicated(['network', 'epoch', 'measure', 'time', 'subnetwork', 'subtask']).any()
     groups = dict(iter(table.groupby(['architecture', 'measure', 'seed', 'trained'])))
     assert groups.keys() == {(*names, *network) for names in INDICES for network in product((0, 1), (False, True))}
     for (architecture, measure, *_), rows in groups.items():
-        per_sub, per_task = INDICES[architecture, measure]
-        expected = [(n, k) for n in (range(2) if per_sub else [-1]) for k in (range(2) if per_task else [-1])]
-        assert sorted(zip(rows['subnetwork'].fillna(-1), rows['subtask'].fillna(-1))) == expected
+        per_sub, per_task, per_step = (*INDICES[architecture, measure], False)[:3]
+        axes = [range(5) if per_step else [-1], *(range(2) if one else [-1] for one in (per_sub, per_task))]
+        found = rows[['time', 'subnetwork', 'subtask']].fillna(-1).itertuples(index=False, name=None)
+        assert sorted(found) == [*product(*axes)]
 
 
 def test_values_mean_what_they_say(finished):
@@ -230,11 +235,12 @@ def test_another_number_of_subnetworks(tmp_path, s):
 @pytest.mark.parametrize('change', [
     {'inputs': 'standardized'}, {'message': 'before'}, {'decision': 'absolute'}, {'connection_start': 'normal'},
     {'rewire': False}, {'rho': 0.5}, {'connection_beta': 0.5}, {'task': 'parity_sentence'}, {'l1': 1.},
-    {'mask_scores': 'incoming'}], ids=lambda change: next(iter(change)))
+    {'connection_lr': 0.5}, {'connection_signs': 'free'}, {'optimizer': 'adam'}, {'readouts': 'frozen'},
+    {'loss': 'mixture'}, {'mask_scores': 'incoming'}], ids=lambda change: next(iter(change)))
 def test_open_choices_reach_the_networks(tmp_path, change):
     "Each alternative changes the trained networks; the last one, only what is measured on them"
-    fast = dict(connection_lr_sparse=1., connection_lr_dense=1., epochs=2)
-    first, second = (run(asked(**fast, **settings), tmp_path / name) for name, settings in (('a', {}), ('b', change)))
+    fast = dict(connection_lr=1., epochs=2, loss='winner')
+    first, second = (run(asked(**fast | settings), tmp_path / name) for name, settings in (('a', {}), ('b', change)))
     weights = [load_networks(folder / WEIGHTS)['standard'].weights for folder in (first, second)]
     same = all(torch.equal(w, weights[1][name]) for name, w in weights[0].items())
     assert same == ('mask_scores' in change)
@@ -361,7 +367,8 @@ def test_without_the_plugin_its_values_stay(altered, no_training, tmp_path):
 def test_another_way_of_measuring(altered, no_training):
     "only what reads its setting is measured again, and earlier ways stay"
     before, more = read_table(altered), replace(TWO, measuring=({}, {'mask_fraction': 0.2}))
-    assert lacking(read_manifest(altered), more) == [('weight_mask', {'mask_fraction': 0.2})]
+    way = {'mask_fraction': 0.2, 'mask_loss': 'mixture'}  # what differs from how masks were first trained
+    assert lacking(read_manifest(altered), more) == [('weight_mask', way)]
     run(more, altered)
     table = read_table(altered)
     assert set(table['mask_fraction']) == {0.05, 0.2} and len(table) == 2 * len(before)
@@ -422,7 +429,8 @@ def test_a_measure_that_fails_keeps_the_networks(tmp_path, monkeypatch):
         config = asked()
         with pytest.raises(KeyError, match='a bug'): run(config, tmp_path / 'out')
         manifest = read_manifest(tmp_path / 'out')
-        assert lacking(manifest, config) == [('bad', {})] and len(manifest['measured']) == 4
+        assert lacking(manifest, config) == [('bad', {})]
+        assert {one['measure'] for one in manifest['measured']} == {*entries('measure')} - {'bad'}
         monkeypatch.setattr(engine, 'train', None)
         monkeypatch.setattr(sys.modules['modspec_plugin_bad'], 'bad',
                             lambda stack, *_, bar: dict(bad=stack.weights['W_hh'].norm(dim=(2, 3))))

@@ -42,7 +42,7 @@ from modspec.engine.store import (
 from modspec.engine.weights import load_networks, save_networks
 from modspec.studies.extreme_sparsity.config import sparsity_run
 
-PARTS = 'training', 'bottleneck', 'correlation', 'performance', 'weight_mask'
+PARTS = 'training', 'bottleneck', 'correlation', 'links', 'performance', 'states', 'weight_mask'
 
 
 @pytest.fixture(scope='module')
@@ -150,7 +150,7 @@ def test_manifest(finished):
     assert names == {*manifest['tables'].values(), WEIGHTS, NOTEBOOK, 'manifest.json'}
     assert manifest['files'] == {name: sha256(finished / name) for name in names - {'manifest.json'}}
     for name, file in manifest['tables'].items(): assert file == f'{name}-{sha256(finished / file)[:8]}.parquet'
-    assert manifest['training']['code'] == codes(CONFIG)['training'] and len(manifest['measured']) == 4
+    assert manifest['training']['code'] == codes(CONFIG)['training'] and len(manifest['measured']) == len(PARTS) - 1
     for about in (manifest['training'], *manifest['measured']):
         assert about['device'] == 'cpu' and about['threads'] == 1 and about['seconds'] >= 0
         assert about['versions'].keys() == {'torch', 'numpy', 'pandas', 'modspec', 'python'}

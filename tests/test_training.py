@@ -18,6 +18,7 @@ from modspec.causes.deep_r import DeepR
 from modspec.core.data import load_dataset
 from modspec.core.streams import generators
 from modspec.core.tasks import admissible, draw_pairs, held_out_pairs, task_named
+from modspec.measures.links import link_strength
 from modspec.measures.performance import evaluate
 from modspec.networks.choices import PRECISIONS
 from modspec.networks.recurrent import Recurrent, decide, final_state, init_stack, input_drive, readouts
@@ -112,32 +113,36 @@ def test_optimizer_constants():
 
 # gradients
 
-def plain_loss(w, x, shown, architecture, task):
-    "Cross-entropy of the deciding read-out, pair by pair"
+def plain_loss(w, x, shown, architecture, task, scored):
+    "Cross-entropy of the deciding read-out, or minus log-likelihood of the mixture, pair by pair"
     loss, size = 0., abs if architecture.decision == 'absolute' else float
     for images, digits in zip(x.transpose(0, 1), shown):
         r = plain_network(w, images, architecture.n_steps, architecture.message)[1]
         mu = max(range(len(r)), key=lambda n: max(map(size, r[n].tolist())))
-        loss = loss - r[mu].log_softmax(0)[task(digits)]
+        gate = torch.stack([one.max() for one in r]).softmax(0)
+        likely = sum(g * one.softmax(0)[task(digits)] for g, one in zip(gate, r))
+        loss = loss - (likely.log() if scored == 'mixture' else r[mu].log_softmax(0)[task(digits)])
     return loss / len(shown)
 
 
-@pytest.mark.parametrize(('S', 'B', 'task', 'message', 'decision'), [
-    (2, 0, 'parity', 'inside', 'max'), (2, 3, 'parity_sentence', 'inside', 'max'), (3, 0, 'parity', 'inside', 'max'),
-    (3, 2, 'parity', 'inside', 'max'), (2, 0, 'parity', 'before', 'max'), (2, 0, 'parity', 'inside', 'absolute'),
-    (3, 2, 'parity', 'before', 'absolute')])
-def test_gradients_are_the_plain_networks(S, B, task, message, decision):
+@pytest.mark.parametrize(('S', 'B', 'task', 'message', 'decision', 'scored'), [
+    (2, 0, 'parity', 'inside', 'max', 'winner'), (2, 3, 'parity_sentence', 'inside', 'max', 'winner'),
+    (3, 0, 'parity', 'inside', 'max', 'winner'), (3, 2, 'parity', 'inside', 'max', 'winner'),
+    (2, 0, 'parity', 'before', 'max', 'winner'), (2, 0, 'parity', 'inside', 'absolute', 'winner'),
+    (3, 2, 'parity', 'before', 'absolute', 'winner'), (2, 0, 'parity', 'inside', 'max', 'mixture'),
+    (2, 3, 'parity_sentence', 'inside', 'max', 'mixture'), (3, 2, 'parity', 'before', 'max', 'mixture')])
+def test_gradients_are_the_plain_networks(S, B, task, message, decision, scored):
     architecture = Recurrent(64, 6, n_subnetworks=S, n_bottleneck=B, message=message, decision=decision)
     stack = lively(architecture, [0, 1, 2], [1 / 36, .5, 1.], gain=4.)
     weights = {name: w.requires_grad_() for name, w in stack.weights.items()}
     index = epoch_pairs(DIGITS.train.labels, 8, generators([0, 1, 2], 'pairs'), S)
     x, shown = gather_batch(DIGITS.train, index)
     r = readouts(weights, final_state(weights, input_drive(weights, x), message=message))
-    loss, accuracy = batch_loss(r, task_named(task).target(shown), decision)
+    loss, accuracy = batch_loss(r, task_named(task).target(shown), decision, scored)
     loss.sum().backward()
     for k in range(3):
         plain = {name: w.detach().requires_grad_() for name, w in one(weights, k).items()}
-        expected = plain_loss(plain, x[k].double(), shown[k], architecture, task_named(task).target)
+        expected = plain_loss(plain, x[k].double(), shown[k], architecture, task_named(task).target, scored)
         expected.backward()
         assert loss[k].item() == pytest.approx(expected.item(), rel=1e-5)
         for name, w in plain.items():
@@ -157,6 +162,7 @@ def test_mixture_is_the_likelihood_of_its_experts(S):
     winner, same = batch_loss(r, target)
     assert torch.equal(accuracy, same)
     if S == 1: torch.testing.assert_close(loss, winner)  # one expert: the cross-entropy
+
 
 def test_loss_of_the_winner_alone():
     "Accuracy and cross-entropy of the deciding read-out; the other one receives no gradient"
@@ -260,6 +266,33 @@ def test_interconnections_after_training(rewire):
     assert torch.equal(*there) != rewire
 
 
+@pytest.mark.parametrize('more', [dict(), dict(connection_signs='free'), dict(rewire=False, connection_beta=0)])
+def test_links_without_a_rate_stay(more):
+    "Bit for bit, and their norm with them, whatever else would change them; all other weights learn"
+    before, parameters = small(), replace(SHORT, connection_lr=0, walk=1., l1=.1, **more)
+    after, _ = train(before, DIGITS, parameters)
+    for name, w in after.weights.items(): assert torch.equal(w, before.weights[name]) == (name == 'W_sparse'), name
+    first, last = (link_strength(stack, DIGITS, parameters) for stack in (before, after))
+    assert torch.equal(first['link_norm'], last['link_norm']) and not last['moved'].any()
+    assert not torch.equal(first['recurrent_norm'], last['recurrent_norm'])
+
+
+def test_one_rate_is_both_bounds():
+    "Bit for bit, at every sparsity"
+    first, history = train(small(), DIGITS, replace(SHORT, connection_lr=.03))
+    second, again = train(small(), DIGITS, replace(SHORT, connection_lr_sparse=.03, connection_lr_dense=.03))
+    assert same(first, second) and history.equals(again) and not same(first, train(small(), DIGITS, SHORT)[0])
+
+
+@pytest.mark.parametrize(('B', 'frozen'), [(0, {'W_hr', 'b_hr'}), (3, {'W_hb', 'b_hb', 'W_br', 'b_br'})])
+def test_frozen_readouts(B, frozen):
+    "stay as they were drawn, and nothing else does"
+    before = small(B=B)
+    after, _ = train(before, DIGITS, replace(SHORT, readouts='frozen'))
+    assert {name for name, w in after.weights.items() if torch.equal(w, before.weights[name])} == frozen
+    assert not any(w.requires_grad for w in after.weights.values())
+
+
 def test_learning():
     "Loss falls in every epoch, and held-out accuracy rises far above an untrained network's, in both architectures"
     for B in (0, 5):
@@ -272,10 +305,11 @@ def test_learning():
         assert (evaluate(trained, DIGITS.test)[0] > evaluate(untrained, DIGITS.test)[0] + .2).all()
 
 
-@pytest.mark.parametrize(('B', 'name', 'epochs'), [(0, 'standard', 2), (3, 'bottleneck', 3)])
-def test_history(B, name, epochs):
+@pytest.mark.parametrize(('B', 'name', 'epochs', 'scored'), [
+    (0, 'standard', 2, 'mixture'), (0, 'standard', 2, 'winner'), (3, 'bottleneck', 3, 'mixture')])
+def test_history(B, name, epochs, scored):
     "One row per epoch and network; at a vanishing rate, loss and accuracy are those of the untrained network"
-    tiny = dict(lr=1e-30, connection_lr_sparse=1e-30, connection_lr_dense=1e-30)
+    tiny = dict(lr=1e-30, connection_lr=0, loss=scored)
     parameters = replace(SHORT, bottleneck_epochs=3, **tiny)
     untrained = small(B=B)
     _, history = train(untrained, DIGITS, parameters)
@@ -286,7 +320,7 @@ def test_history(B, name, epochs):
     for epoch in range(1, epochs + 1):
         x, shown = gather_batch(DIGITS.train, epoch_pairs(DIGITS.train.labels, 160, streams))
         r = readouts(weights, final_state(weights, input_drive(weights, x)))
-        expected = batch_loss(r, task_named('parity').target(shown))
+        expected = batch_loss(r, task_named('parity').target(shown), scored=scored)
         for seed, k, loss, accuracy in zip((10, 11, 12), (1, 16, 64), *expected):
             assert rows.loc[(epoch, seed, k)].tolist() == pytest.approx([loss.item(), accuracy.item()], rel=1e-4)
 

@@ -172,8 +172,8 @@ def test_scores_take_the_steps_of_sgd(monkeypatch):
     assert len(gradients) == 10 and torch.equal(top_mask(theirs.detach(), .05), masks.flatten(0, 1))
 
 
-@pytest.mark.parametrize('B', [0, 3])
-def test_straight_through_gradient(monkeypatch, B):
+@pytest.mark.parametrize(('B', 'scored'), [(0, 'winner'), (0, 'mixture'), (3, 'mixture')])
+def test_straight_through_gradient(monkeypatch, B, scored):
     "A score receives theta dL/d(masked theta), kept or not; the forward pass sees the mask itself, exactly 0 and 1"
     targets, loss_of = [], batch_loss
     def spy(r, target, *how):
@@ -182,7 +182,7 @@ def test_straight_through_gradient(monkeypatch, B):
     monkeypatch.setattr(weight_mask, 'batch_loss', spy)
     calls, gradients = spied(monkeypatch)
     stack = some(B)
-    train_masks(stack, DIGITS, Parameters(n_pairs=96, mask_batch_size=32, mask_fraction=.3))
+    train_masks(stack, DIGITS, Parameters(n_pairs=96, mask_batch_size=32, mask_fraction=.3, mask_loss=scored))
     assert len(calls) == len(gradients) == n_mask_steps(DIGITS, SHORT) == 3
     theta = flatten_scored(stack.weights).repeat_interleave(2, 0)
     for (drive, gates), (_, gradient), target in zip(calls, gradients, targets):
@@ -192,7 +192,7 @@ def test_straight_through_gradient(monkeypatch, B):
         weights = unflatten_scored(masked, stack.weights)
         weights['W_sparse'] = stack.weights['W_sparse'].repeat_interleave(2, 0)
         h = final_state(weights, drive.repeat_interleave(2, 0) + weights['b_hh'][..., None], 5)
-        loss_of(readouts(weights, h), target)[0].sum().backward()
+        loss_of(readouts(weights, h), target, scored=scored)[0].sum().backward()
         torch.testing.assert_close(gradient, theta * masked.grad, rtol=1e-4, atol=1e-7)
         assert (gradient[gates == 0] != 0).any()
 

@@ -168,6 +168,18 @@ class Evidence:
             raise Undecidable(f'needs {name}.csv beside the results; make it with: {command}')
         return rows
 
+    def sweep(self, name:str)->pd.DataFrame:
+        "Values of `<name>` or `<name>_<reading>` beside the results, of the same data and reading"
+        reading, beside = reading_of(self.table), self.beside or Path('nowhere')
+        for folder in (beside / name, beside / f'{name}_{reading}'):
+            if not (folder / 'values.parquet').is_file(): continue
+            rows = read_table(folder)
+            same = (rows['dataset'].isin(self.table['dataset'])
+                    & (with_reading(rows)[READING] == reading))
+            if same.any(): return rows[same]
+        raise Undecidable(f'needs the sweep {name} beside the results, of the same data and '
+                          f'reading ({reading})')
+
 # %% ../../nbs/analysis/evidence.ipynb #52d22939
 def check_evidence(
     table:pd.DataFrame, # Table of values

@@ -192,7 +192,9 @@ class DeepR(Slots):
         "One step along `W.grad`; `W` is changed in place and keeps its number of connections"
         if self.W.grad is None: raise ValueError('W has no gradient; call backward() before step()')
         self.phi += self.adam.step(self.gradient(self.W.grad)) + self.walk * next(self.noise)
-        if self.l1: self.phi -= self.l1 * self.lr * self.slot_sign.abs()
+        if self.l1:
+            pull = self.slot_sign.abs() if self.mortal else self.phi.sign()
+            self.phi -= self.l1 * self.lr * pull
         died = (self.phi <= 0) & (self.slot_sign != 0) & self.mortal
         before = self.W.detach().flatten(2)
         if self.rewire and move(self, before, died, self.generators, self.tickets):

@@ -54,13 +54,13 @@ def check_variations(
     "`ValueError` for names that no folder can have, and for changes that are no settings"
     if not isinstance(variations, dict):
         raise ValueError(f'variations must be a mapping from names to changes, got {variations!r}')
-    found, names = {}, [f.name for f in fields(common)]
+    found:dict[str, dict] = {}
     for name, change in variations.items():
         legal = isinstance(name, str) and re.fullmatch('[A-Za-z0-9_]+', name)
         if not legal or name == 'baseline':
             raise ValueError('a variation must be named by letters, digits and _, '
                              f'and not baseline, got {name!r}')
-        try: changed = replace(common, **known(change, names, 'parameter'))
+        try: changed = replace(common, **known_settings(change, type(common)))
         except ValueError as error: raise ValueError(f'variation {name}: {error}') from error
         both = [setting for setting in change if setting in axes]
         if both: raise ValueError(f'variation {name}: {both[0]} is an axis; give one or the other')

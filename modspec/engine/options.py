@@ -115,7 +115,7 @@ def as_type_of(
     "A value, read as what the default is"
     if isinstance(default, bool): return {'true': True, 'false': False}.get(text.lower(), text)
     if isinstance(default, int): return whole(text)
-    return number(text) if isinstance(default, float) else text
+    return number(text) if default is None or isinstance(default, float) else text
 
 # %% ../../nbs/engine/options.ipynb #04e90d32
 def assigned(

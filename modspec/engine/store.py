@@ -219,9 +219,10 @@ def unsound(
         table, kind = pd.read_parquet(path), path.stem.split('-')[0]
         missing = [name for name in COLUMNS.get(kind, ()) if name not in table]
         if missing: return f'lacks the columns {", ".join(missing)}'
-        numbers = table.select_dtypes('float')
         empty = table['reason'].notna() if 'reason' in table else False
-        strange = [name for name in numbers if not (np.isfinite(numbers[name]) | empty).all()]
+        unset = kind == 'networks' # a setting that need not be given may be NaN there
+        strange = [name for name, column in table.select_dtypes('float').items()
+                   if not (np.isfinite(column) | empty | column.isna() & unset).all()]
     elif path.suffix == '.safetensors':
         from safetensors.numpy import load_file
         strange = [name for name, w in load_file(path).items() if not np.isfinite(w).all()]

@@ -45,7 +45,7 @@ def draw_learning(
     return fig
 
 # %% ../../nbs/explorer/learning.ipynb #5e88f3db
-LIVE = Parameters(epochs=25, n_pairs=1600, batch_size=32) # What the button does
+LIVE = Parameters(epochs=25, n_pairs=1600, batch_size=32, loss='winner') # What the button does
 
 def training_panel(
     dataset:Dataset, # What to train on

@@ -6,6 +6,7 @@
 __all__ = ['REGISTERED', 'rms_norm', 'first_links', 'link_strength']
 
 # %% ../../nbs/measures/links.ipynb #eda05781
+import math
 from typing import Any
 
 import torch
@@ -45,9 +46,12 @@ def link_strength(
 )->dict[str, Tensor]: # 'link_norm', 'recurrent_norm', 'moved', each of shape (networks,)
     "Strength of interconnections and recurrent weights, and the share of links at a new place"
     W, first = stack.weights['W_sparse'], first_links(stack, parameters.connection_start)
-    new = ((W != 0) & (first == 0)).sum((1, 2, 3)) / (W != 0).sum((1, 2, 3))
-    return {'link_norm': rms_norm(W), 'recurrent_norm': rms_norm(stack.weights['W_hh']),
-            'moved': new}
+    new = ((W != 0) & (first == 0)).sum((1, 2, 3)) / (W != 0).sum((1, 2, 3)).clamp(min=1)
+    norms = rms_norm(W), rms_norm(stack.weights['W_hh'])
+    for k, norm in enumerate((norms[0] + norms[1]).tolist()):
+        if not math.isfinite(norm):
+            raise ValueError(f'network {k} (seed {stack.seeds[k]}): a weight is not finite')
+    return {'link_norm': norms[0], 'recurrent_norm': norms[1], 'moved': new}
 
 # %% ../../nbs/measures/links.ipynb #448279ce
 REGISTERED = [dict(

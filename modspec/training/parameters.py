@@ -73,7 +73,7 @@ class Training:
     optimizer:str = setting('adadelta', choices=OPTIMIZERS) # Of the dense weights (Training)
     lr:float = setting(0.5, 0, 1e9, closed=False) # Its learning rate (Table 1)
     decay:float = setting(0.9, 0, 1, closed=False) # Factor on it an epoch (Table 1, "betas")
-    rho:float = setting(0.9, 0, 0.999999) # Adadelta's decay of its running means (usual)
+    rho:float = setting(0.9, 0, 0.999999) # Decay of the optimizer's running means (usual)
     batch_size:int = setting(64, 1, 1_000_000) # Pairs per batch (ours)
     n_pairs:int = setting(0, 0, 100_000_000) # Pairs per epoch (ours); 0: see `default_n_pairs`
     inputs:str = setting('unit', choices=('unit', 'standardized')) # Pixels in [0, 1] (ours), or so
@@ -166,12 +166,13 @@ def declared_settings(
 
 # %% ../../nbs/training/parameters.ipynb #f981ca15
 def known_settings(
-    values:Mapping[str, Any], # Settings that somebody has given, by name
+    values:dict[str, Any], # Settings that somebody has given, by name
     made:type, # The dataclass that they are for
 )->dict[str, Any]: # The same
     "`ValueError` for a name that the class lacks, or for two settings that exclude each other"
     legal = {f.name: f.metadata for f in fields(made)}
-    check_instead(values := known(dict(values), [*legal], 'parameter'), legal)
+    values = dict(known(values, [*legal], 'parameter'))
+    check_instead(values, legal)
     return values
 
 # %% ../../nbs/training/parameters.ipynb #0f9d159e

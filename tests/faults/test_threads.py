@@ -78,7 +78,8 @@ def test_conclusion_of_one_thread_or_two(tmp_path, threads):
 @pytest.mark.provokes('threads and devices')
 def test_conclusion_of_plain_networks():
     "Each trained on its own by the plain code, with draws of its own; the measures are ours"
-    digits, config, stacks = load_dataset('digits'), sparsity_run(**LEARNT), {}
+    of_the_winner = dict(loss='winner', mask_loss='winner')  # as the plain code has it
+    digits, config, stacks = load_dataset('digits'), sparsity_run(**LEARNT, **of_the_winner), {}
     seeds, points = zip(*config.networks)
     counts = tuple(connection_count(point.sparsity, point.n_hidden) for point in points)
     for name, model in sparse_models(config.settings, digits.n_pixels).items():

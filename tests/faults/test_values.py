@@ -34,12 +34,14 @@ WHOLE |= {f'{part}batch_size': (1, 1_000_000) for part in ('', 'readout_', 'mask
 FRACTIONS = ['mask_fraction', 'decay', 'connection_decay', 'readout_decay']  # in (0, 1]
 BETAS = ['rho', 'connection_beta']  # in [0, 0.999999]
 RATES = ['lr', 'connection_lr_sparse', 'connection_lr_dense', 'readout_lr', 'mask_lr']  # in (0, 1e9]
-STRENGTHS = ['walk', 'l1']  # in [0, 1e9]
+STRENGTHS = ['walk', 'l1', 'connection_lr']  # in [0, 1e9]
+OPTIONAL = ['connection_lr']  # may be none
 CHOICES = {
     'dataset': ['digits', 'mnist'], 'architecture': ['standard', 'bottleneck', 'both'],
     'task': ['parity', 'parity_sentence', 'digit'], 'inputs': ['unit', 'standardized'], 'message': ['inside', 'before'],
     'decision': ['max', 'absolute'], 'connection_start': ['uniform', 'normal'], 'mask_scores': ['own', 'incoming'],
-    'mask_loss': ['winner', 'mixture'], 'loss': ['winner', 'mixture'], 'precision': ['fp32', 'bf16', 'auto']}
+    'mask_loss': ['winner', 'mixture'], 'loss': ['winner', 'mixture'], 'precision': ['fp32', 'bf16', 'auto'],
+    'connection_signs': ['constant', 'free'], 'optimizer': ['adadelta', 'adam'], 'readouts': ['trained', 'frozen']}
 OF_A_RUN = {'seeds': (1, 10_000), 'first_seed': (0, 1_000_000)}
 OF_A_SWEEP = {'seeds': (1, 10_000), 'seeds_per_run': (1, 10_000), 'values_per_run': (1, 10_000)}
 COUNTS = WHOLE | OF_A_RUN | OF_A_SWEEP
@@ -64,12 +66,18 @@ def legal(name, value):
     if name in COUNTS: return is_whole(value, *COUNTS[name])
     if name in CHOICES: return isinstance(value, str) and value in CHOICES[name]
     if name == 'rewire': return isinstance(value, bool)
+    if name in OPTIONAL and value is None: return True
     if not is_number(value): return False
     if name == 'sparsity': return .0001 * (1 - 1e-9) <= value <= 1  # of N = 100 units: 1/N² or more
     if name in FRACTIONS: return 0 < value <= 1
     if name in BETAS: return 0 <= value <= .999999
     if name in RATES: return 0 < value <= 1e9
     return name in STRENGTHS and 0 <= value <= 1e9
+
+
+def beside(name):
+    "What else is said with a setting, so that all of its legal values are: a mixture has one way to decide"
+    return {'loss': 'winner'} if name == 'decision' else {}
 
 
 def invoke(*args): return CliRunner().invoke(app, list(map(str, args)))
@@ -108,12 +116,15 @@ def assert_refused(answer, name, folder, files):
 @example('epochs', '3', False)
 @example('mask_fraction', 0, True)
 @example('batch_size', 10**30, False)
+@example('connection_lr', NAN, False)
+@example('connection_lr', '0.1', True)
+@example('decision', 'absolute', True)
 def test_sweeps_file(name, value, as_axis):
     "Any value at any place of a sweep's file: what is legal is loaded, all else is refused"
-    values = dict(axes={'sparsity': [1]})
+    values = dict(axes={'sparsity': [1]}, settings=beside(name))
     if name in OF_A_SWEEP: values[name] = value
     elif as_axis or name == 'sparsity': values['axes'] |= {name: [value]}
-    else: values['settings'] = {name: value}
+    else: values['settings'] |= {name: value}
     with empty_folder() as folder:
         Path('sweep.yaml').write_text(yaml.dump(values, allow_unicode=True), encoding='utf-8')
         value = yaml.safe_load(yaml.dump(value))  # YAML has its own opinion on what is a number
@@ -149,11 +160,17 @@ def test_options(name, text):
 @example('lr', '1,5')
 @example('epochs', '2.0')
 @example('task', '')
+@example('connection_lr', '0.1')
+@example('connection_lr', '-1')
+@example('connection_lr', '')
 def test_any_setting(name, text):
     "Any text for any setting with `--set`"
     with empty_folder() as folder:
-        answer = invoke('run', '--out=out', '--set', f'{name}={text}', *['--sparsity=1'] * (name != 'sparsity'))
-        kinds = {bool: lambda said: {'true': True, 'false': False}.get(said.lower(), said), int: whole, float: number}
+        more = [f'--set={other}={value}' for other, value in beside(name).items()]
+        more += ['--sparsity=1'] * (name != 'sparsity')
+        answer = invoke('run', '--out=out', '--set', f'{name}={text}', *more)
+        kinds = {bool: lambda said: {'true': True, 'false': False}.get(said.lower(), said), int: whole, float: number,
+                 type(None): number}
         value = kinds.get(type(DEFAULTS[name]), str)(text)
         if text == 'mnist' or legal(name, value): assert isinstance(answer.exception, Started)
         else: assert_refused(answer, name, folder, [])
@@ -177,7 +194,8 @@ def test_library(name, value):
 @settings(many, max_examples=5 * ROUNDS)
 @given(st.sampled_from(list(DEFAULTS)), anything)
 def test_every_setting(name, value):
-    if legal(name, value): assert getattr(STUDY.settings(**{name: value}), name) == value or value == 'auto'
+    if legal(name, value):
+        assert getattr(STUDY.settings(**{name: value} | beside(name)), name) == value or value == 'auto'
     else:
         with pytest.raises(ValueError, match=f'{name} must be .*, got '): STUDY.settings(**{name: value})
 
@@ -196,7 +214,7 @@ def ends(name):
 @pytest.mark.parametrize('name', CHOICES)
 def test_choices(name):
     "Each is accepted, and no other: the message lists all that are"
-    for value in CHOICES[name]: assert STUDY.settings(**{name: value})
+    for value in CHOICES[name]: assert STUDY.settings(**{name: value} | beside(name))
     with pytest.raises(ValueError) as error: STUDY.settings(**{name: None})
     assert str(error.value) == f'{name} must be one of {CHOICES[name]}, got None'
 

@@ -13,7 +13,7 @@ from .claims_words import SPARSITY_CLAIMS
 
 # %% ../../../nbs/studies/extreme_sparsity/claims.ipynb #691fc37b
 # each enters its claims when it is imported
-CHAPTERS = 'claims_setup', 'claims_measures', 'claims_results'
+CHAPTERS = 'claims_setup', 'claims_measures', 'claims_results', 'claims_map'
 
 def sparsity_claims()->dict[str, Claim]: # By name, in the order of the chapters
     "All claims of the paper on extreme sparsity"

@@ -15,7 +15,7 @@ from ...analysis.evidence import (Evidence, Finding, Undecidable, agreement, at_
     estimate, judged, judged_each, paired, seeds_by)
 from ...analysis.ledger import ONE, TREND, Needs, claim
 from ...analysis.plot import label_of
-from .claims_words import (AGREE, BOTH, BUDGET, EXCELLENT, GOOD,
+from .claims_words import (AGREE, BOTH, EXCELLENT, GOOD,
     LITTLE, POOR, READOUT_COMMAND, SPARSITY_CLAIMS, SUBSTANTIAL, WHOLE, agrees, measured_on, span)
 from .figures import MAIN_MEASURES
 
@@ -24,7 +24,7 @@ from .figures import MAIN_MEASURES
        'At every sparsity of the sensitivity sweep, mean accuracy and mean specialization without '
        'the walk lie '
        f'within {SUBSTANTIAL} of those with it.',
-       f'Size of the walk: the paper gives none. {BUDGET}',
+       'Size of the walk: the paper gives none.',
        needs=Needs(BOTH, variations=['baseline']))
 def random_walk_matters_little(evidence:Evidence)->Finding:
     "Without the random walk the results are not substantially different."
@@ -41,8 +41,8 @@ def random_walk_matters_little(evidence:Evidence)->Finding:
        f'With a single connection, accuracy with rewiring is at least {SUBSTANTIAL} above accuracy '
        f'with '
        'connections that stay where they were drawn.',
-       f'The comparison: the paper names none; fixed connections have the same optimizer and '
-       f'start. {BUDGET}',
+       'The comparison: the paper names none; fixed connections have the same optimizer and '
+       'start.',
        needs=Needs(BOTH, [ONE], variations=['baseline']))
 def rewiring_helps(evidence:Evidence)->Finding:
     "Deep-R greatly improves performance at very high sparsity."
@@ -57,7 +57,6 @@ def rewiring_helps(evidence:Evidence)->Finding:
        'Read-out of 100 linear units, retrained on trained networks: mean accuracy on the own '
        'digit at least '
        f'{GOOD} at every sparsity.',
-       BUDGET,
        needs=Needs(['bottleneck'], variations=['wide_bottleneck']))
 def readout_retrained(evidence:Evidence)->Finding:
     "A retrained full read-out lets a sub-network report its digit well."

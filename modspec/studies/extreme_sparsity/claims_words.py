@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SPARSITY_CLAIMS', 'GOOD', 'EXCELLENT', 'POOR', 'HIGH', 'LITTLE', 'SUBSTANTIAL', 'AGREE', 'EVEN', 'WHOLE', 'EXTREME',
-           'MASK_EXTREME', 'READOUT_COMMAND', 'BUDGET', 'BOTH', 'measured_on', 'span', 'agrees']
+           'MASK_EXTREME', 'READOUT_COMMAND', 'BOTH', 'measured_on', 'span', 'agrees']
 
 # %% ../../../nbs/studies/extreme_sparsity/claims_words.ipynb #39a36554
 import pandas as pd
@@ -25,7 +25,6 @@ EXTREME, MASK_EXTREME = .01, .11  # sparsities
 
 READOUT_COMMAND = ('python -c "from modspec.studies.extreme_sparsity.readout import *; '
                    "random_readouts('mnist').to_csv('results/random_readout.csv', index=False)\"")
-BUDGET = 'Epochs of the sensitivity sweep, shorter than those of the main one.'
 BOTH = ('standard', 'bottleneck')
 
 # %% ../../../nbs/studies/extreme_sparsity/claims_words.ipynb #30c4971b

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['MAIN_MEASURES', 'RAW_MEASURES', 'DISTANCES', 'SPEC_RANGE', 'LANDMARKS', 'READINGS', 'STAGES', 'TABLE_1', 'TEXT',
            'draw_landmarks', 'plot_specialization', 'plot_specialization_by_role', 'beside', 'plot_raw_measure',
-           'plot_accuracy', 'by_reading', 'rows_of_panels', 'also_read', 'figure_specialization', 'figure_raw_measures',
-           'figure_specialization_by_role', 'figure_accuracy', 'settings_here', 'parameters_here', 'parameter_table',
-           'figure_table']
+           'plot_accuracy', 'by_reading', 'rows_of_panels', 'also_read', 'caption_of_readings', 'figure_specialization',
+           'figure_raw_measures', 'figure_specialization_by_role', 'figure_accuracy', 'settings_here',
+           'parameters_here', 'parameter_table', 'figure_table']
 
 # %% ../../../nbs/studies/extreme_sparsity/figures.ipynb #be89cd35
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib.pyplot as plt
@@ -20,11 +21,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...analysis.evidence import READING, is_logarithmic, reading_of, with_reading
-from ...analysis.plot import (COLUMN_WIDTH, PAGE_WIDTH, appearance, averaged, draw_line,
+from ...analysis.plot import (COLUMN_WIDTH, PAGE_WIDTH, appearance, averaged, caption,
+    draw_line,
     finish, label_of, measure_or_error, new_axes, range_of, settled, share_legend, use_style)
 from modspec.analysis.specialization import (ROLES, measure_rows, specialization,
     specialization_by_role)
 from ...analysis.tables import read_table
+from ...core.files import read_manifest
 
 # %% ../../../nbs/studies/extreme_sparsity/figures.ipynb #5693d244
 MAIN_MEASURES = ('bottleneck', 'weight_mask', 'correlation')  # the paper's Fig. 3
@@ -175,6 +178,20 @@ def also_read(
     joined = pd.concat(both, ignore_index=True)
     joined.attrs |= both[0].attrs
     return joined
+
+# %% ../../../nbs/studies/extreme_sparsity/figures.ipynb #38e0a10b
+def caption_of_readings(
+    results:str, # Folder of a sweep
+    also:str, # Folder of another reading; nothing if empty
+    measures:Sequence[str], # What the figure shows
+)->str: # Markdown, a paragraph for each reading
+    "Which networks a figure shows: how many, of which data, and after which reading of the paper"
+    said = []
+    for folder in filter(None, (results, also)):
+        table = read_table(folder)
+        text = caption(table[table['measure'].isin(measures)], read_manifest(folder))
+        said.append(f'**{Path(folder).name}**, loss of the {reading_of(table)}. {text}')
+    return '\n\n'.join(said)
 
 # %% ../../../nbs/studies/extreme_sparsity/figures.ipynb #7e49000e
 @use_style()
