@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'WORDS', 'SENSITIVITY_COMMAND', 'READING', 'BEFORE', 'Finding', 'judged', 'Undecidable', 'Estimate',
            'estimate', 'judged_each', 'position_words', 'seeds_by', 'paired', 'Evidence', 'check_evidence', 'sparsest',
-           'rows_of_variation', 'with_reading', 'reading_of', 'read_evidence', 'sensitivity_beside', 'row_spearman',
-           'trend', 'Rise', 'errors_of_means', 'largest_rise', 'jackknifed', 'agreement', 'agreement_within',
-           'is_logarithmic', 'at_position']
+           'rows_of_variation', 'with_reading', 'reading_of', 'read_evidence', 'sweep_beside', 'sensitivity_beside',
+           'row_spearman', 'trend', 'Rise', 'errors_of_means', 'largest_rise', 'jackknifed', 'agreement',
+           'agreement_within', 'is_logarithmic', 'at_position']
 
 # %% ../../nbs/analysis/evidence.ipynb #f3be319d
 from collections.abc import Callable
@@ -168,17 +168,7 @@ class Evidence:
             raise Undecidable(f'needs {name}.csv beside the results; make it with: {command}')
         return rows
 
-    def sweep(self, name:str)->pd.DataFrame:
-        "Values of `<name>` or `<name>_<reading>` beside the results, of the same data and reading"
-        reading, beside = reading_of(self.table), self.beside or Path('nowhere')
-        for folder in (beside / name, beside / f'{name}_{reading}'):
-            if not (folder / 'values.parquet').is_file(): continue
-            rows = read_table(folder)
-            same = (rows['dataset'].isin(self.table['dataset'])
-                    & (with_reading(rows)[READING] == reading))
-            if same.any(): return rows[same]
-        raise Undecidable(f'needs the sweep {name} beside the results, of the same data and '
-                          f'reading ({reading})')
+    def sweep(self, name:str)->pd.DataFrame: return sweep_beside(self.table, self.beside, name)
 
 # %% ../../nbs/analysis/evidence.ipynb #52d22939
 def check_evidence(
@@ -259,6 +249,22 @@ def read_evidence(
     if sensitivity is None: varied = sensitivity_beside(table, beside)
     else: varied = read_table(sensitivity)
     return Evidence(table, varied, x, beside)
+
+# %% ../../nbs/analysis/evidence.ipynb #a4aca3b0
+def sweep_beside(
+    table:pd.DataFrame, # Table of values of the results
+    beside:Path|None, # Folder in which they stand
+    name:str, # Of a sweep
+)->pd.DataFrame: # Of the same dataset and reading
+    "Values in `<name>` or `<name>_<reading>` beside the results; `Undecidable` if there are none"
+    reading, folder = reading_of(table), beside or Path('nowhere')
+    for path in (folder / name, folder / f'{name}_{reading}'):
+        if not (path / 'values.parquet').is_file(): continue
+        rows = read_table(path)
+        same = rows['dataset'].isin(table['dataset']) & (with_reading(rows)[READING] == reading)
+        if same.any(): return rows[same]
+    raise Undecidable(f'needs the sweep {name} beside the results, of the same data and reading '
+                      f'({reading})')
 
 # %% ../../nbs/analysis/evidence.ipynb #b9b92140
 def sensitivity_beside(

@@ -132,7 +132,9 @@ def faster_is_less_specialized(evidence:Evidence)->Finding:
         if p < .1: continue
         cells = as_cells(networks[networks['sparsity'] == p], m)[:, 0] # (seeds, rates)
         rates = np.arange(cells.shape[1])
-        found[f'{label_of(m)}, p = {p:g}'] = estimate(row_spearman(cells, rates))
+        rho = estimate(row_spearman(cells, rates))
+        rho = Estimate(rho.mean, max(rho.low, -1.), min(rho.high, 1.))
+        found[f'{label_of(m)}, p = {p:g}'] = rho
     return judged_each(found, lambda e: e.high < 0)
 
 # %% ../../../nbs/studies/extreme_sparsity/claims_map.ipynb #a27dd49b
