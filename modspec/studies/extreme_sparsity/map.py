@@ -163,7 +163,8 @@ def figure_houses(
     for ax, value in zip(axes[0], values):
         for digit, line in (('own', '-'), ('other', ':')):
             one = found[(found[by] == value) & (found['digit'] == digit)]
-            ax.plot(one['step'], one['value'], line, color='black', marker='o', label=f'{digit} digit')
+            ax.plot(one['step'], one['value'], line, color='black', marker='o',
+                    label=f'{digit} digit')
         ax.set(title=title.format(value), xlabel='time step', ylim=(0, 1),
                xticks=sorted(set(found['step'])))
     axes[0, 0].set_ylabel('variance explained')
