@@ -548,7 +548,8 @@ def test_committed_pictures_show_results_paper(paper, name):
     draw = dict(accuracy=figures.figure_accuracy, raw_metrics=figures.figure_raw_measures,
                 specialization=figures.figure_specialization)[name]
     [path] = [path for path in STORED if path.stem == name]
-    assert plots.caption(table[table['measure'].isin(measures)], manifest) in stored(path, 'text/markdown')
+    said = '\n'.join(stored(path, 'text/markdown'))
+    assert plots.caption(table[table['measure'].isin(measures)], manifest) in said
     again = BytesIO()
     both = figures.also_read(table, RESULTS.with_name('mixture'))  # as the page is stored
     draw(both).savefig(again, format='png', bbox_inches='tight')
