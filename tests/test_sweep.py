@@ -276,7 +276,7 @@ def test_smoke_sweep(smoke):
         assert is_finished(folder, asked) and read_manifest(folder)['files'].keys() == inside - FILES
     assert {path.name for path in (smoke.results / 'runs').iterdir()} == set(config.runs())
     assert set(read_table(smoke.results)['n_connections']) == {1, 10_000}
-    rows_per_network = 2 * (1 + 2 + 4 + 2 + 4 + 2 + 4) + 2 * (1 + 2 + 4)
+    rows_per_network = 2 * (1 + 2 + 4 + 2 + 4 + 2 + 4) + 2 * (1 + 2 + 4) + 2 * 2 * (3 + 5 * (2 + 2 + 4))
     assert len(read_table(smoke.results)) == 2 * config.seeds * rows_per_network
 
 
