@@ -304,6 +304,8 @@ def test_whole_run(altered):
     ('values', lambda table: table.assign(value=np.nan), 'holds numbers that are not finite: value'),
     ('history', lambda table: table.assign(loss=np.inf), 'holds numbers that are not finite: loss'),
     ('networks', lambda table: table.assign(lr=np.inf), 'holds numbers that are not finite: lr'),
+    ('networks', lambda table: table.assign(lr=np.nan), 'holds numbers that are not finite: lr'),
+    ('networks', lambda table: table.assign(connection_lr=np.inf), 'holds numbers that are not finite: connection_lr'),
     ('networks', lambda table: table.drop(columns=['dataset', 'seed']), 'lacks the columns dataset, seed')])
 def test_content_with_the_right_checksum(altered, name, change, reason):
     path = file_of(altered, name)

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'WORDS', 'SENSITIVITY_COMMAND', 'READING', 'BEFORE', 'Finding', 'judged', 'Undecidable', 'Estimate',
            'estimate', 'judged_each', 'position_words', 'seeds_by', 'paired', 'Evidence', 'check_evidence', 'sparsest',
-           'rows_of_variation', 'with_reading', 'reading_of', 'read_evidence', 'sweep_beside', 'sensitivity_beside',
-           'row_spearman', 'trend', 'Rise', 'errors_of_means', 'largest_rise', 'jackknifed', 'agreement',
-           'agreement_within', 'is_logarithmic', 'at_position']
+           'rows_of_variation', 'with_reading', 'reading_of', 'read_evidence', 'tables_beside', 'sweep_beside',
+           'sensitivity_beside', 'row_spearman', 'trend', 'Rise', 'errors_of_means', 'largest_rise', 'jackknifed',
+           'agreement', 'agreement_within', 'is_logarithmic', 'at_position']
 
 # %% ../../nbs/analysis/evidence.ipynb #f3be319d
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -250,17 +250,26 @@ def read_evidence(
     else: varied = read_table(sensitivity)
     return Evidence(table, varied, x, beside)
 
+# %% ../../nbs/analysis/evidence.ipynb #1182e809
+def tables_beside(
+    table:pd.DataFrame, # Table of values of the results
+    beside:Path|None, # Folder in which they stand
+    name:str, # Of a sweep
+)->Iterator[pd.DataFrame]:
+    "The tables of `<name>` and `<name>_<reading>`, as far as they are there"
+    if beside is None: return
+    for found in (name, f'{name}_{reading_of(table)}'):
+        if (beside / found / 'values.parquet').is_file(): yield read_table(beside / found)
+
 # %% ../../nbs/analysis/evidence.ipynb #a4aca3b0
 def sweep_beside(
     table:pd.DataFrame, # Table of values of the results
     beside:Path|None, # Folder in which they stand
     name:str, # Of a sweep
 )->pd.DataFrame: # Of the same dataset and reading
-    "Values in `<name>` or `<name>_<reading>` beside the results; `Undecidable` if there are none"
-    reading, folder = reading_of(table), beside or Path('nowhere')
-    for path in (folder / name, folder / f'{name}_{reading}'):
-        if not (path / 'values.parquet').is_file(): continue
-        rows = read_table(path)
+    "The values of a sweep beside the results; `Undecidable` if there are none"
+    reading = reading_of(table)
+    for rows in tables_beside(table, beside, name):
         same = rows['dataset'].isin(table['dataset']) & (with_reading(rows)[READING] == reading)
         if same.any(): return rows[same]
     raise Undecidable(f'needs the sweep {name} beside the results, of the same data and reading '
@@ -272,9 +281,7 @@ def sensitivity_beside(
     folder:Path, # In which they stand
 )->pd.DataFrame|None: # None if there is none about the same networks
     "The table in `sensitivity` or `sensitivity_<reading>`, if of the same data and reading"
-    for name in ('sensitivity', f'sensitivity_{reading_of(table)}'):
-        if not (folder / name / 'values.parquet').is_file(): continue
-        varied = read_table(folder / name)
+    for varied in tables_beside(table, folder, 'sensitivity'):
         same_data = set(varied['dataset']) == set(table['dataset'])
         if same_data and reading_of(varied) == reading_of(table): return varied
     return None

@@ -10,7 +10,7 @@ __all__ = ['FIRST_COLUMNS', 'write_table', 'networks_table', 'history_table', 'v
 # %% ../../nbs/engine/run.ipynb #d10f5e91
 import hashlib, io, platform, time
 from contextlib import nullcontext
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from .store import (NOTEBOOK, WEIGHTS, code_hash, computing, lacking, measure_ke
 from .weights import load_networks, save_networks
 from ..networks.stack import Stack
 from ..training.loop import n_training_steps, pairs_per_epoch, train
-from ..training.parameters import applying
+from ..training.parameters import applying, optional_settings
 
 # %% ../../nbs/engine/run.ipynb #c30646e1
 def write_table(
@@ -64,8 +64,8 @@ def networks_table(
                 settings = replace(point, **change)
                 about = dict(study=config.study.name) | asdict(settings) | settings.columns()
                 rows.append(dict(network=len(rows)) | about | dict(architecture=name, seed=seed))
-    optional = [f.name for f in fields(config.study.settings) if f.default is None]
-    table = pd.DataFrame(rows).astype({name: 'float64' for name in optional if name in rows[0]})
+    optional = optional_settings() & {*rows[0]}
+    table = pd.DataFrame(rows).astype(dict.fromkeys(optional, 'float64'))
     return table[[*(name for name in FIRST_COLUMNS if name in table),
                   *(name for name in table if name not in FIRST_COLUMNS)]]
 

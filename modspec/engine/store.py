@@ -18,7 +18,7 @@ from ..core.files import ResultError, read_manifest, sha256
 from ..core.registry import entries
 from .identity import difference, measuring_identity, recorded_run, training_identity
 from .plan import RunConfig
-from ..training.parameters import applying
+from ..training.parameters import applying, optional_settings
 
 # %% ../../nbs/engine/store.ipynb #b76ec5a4
 def imported(
@@ -220,9 +220,9 @@ def unsound(
         missing = [name for name in COLUMNS.get(kind, ()) if name not in table]
         if missing: return f'lacks the columns {", ".join(missing)}'
         empty = table['reason'].notna() if 'reason' in table else False
-        unset = kind == 'networks' # a setting that need not be given may be NaN there
+        unset = optional_settings() if kind == 'networks' else () # may be NaN there
         strange = [name for name, column in table.select_dtypes('float').items()
-                   if not (np.isfinite(column) | empty | column.isna() & unset).all()]
+                   if not (np.isfinite(column) | empty | column.isna() & (name in unset)).all()]
     elif path.suffix == '.safetensors':
         from safetensors.numpy import load_file
         strange = [name for name, w in load_file(path).items() if not np.isfinite(w).all()]

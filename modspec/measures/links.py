@@ -6,7 +6,6 @@
 __all__ = ['REGISTERED', 'rms_norm', 'first_links', 'link_strength']
 
 # %% ../../nbs/measures/links.ipynb #eda05781
-import math
 from typing import Any
 
 import torch
@@ -14,9 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.data import Dataset
-from ..core.streams import generators
-from ..networks.recurrent import random_connections
-from ..networks.stack import Stack
+from ..networks.recurrent import seeded_connections
+from ..networks.stack import Stack, check_finite_networks
 
 # %% ../../nbs/measures/links.ipynb #d486abea
 def rms_norm(
@@ -32,9 +30,8 @@ def first_links(
 )->Tensor: # Shape (networks, directions, N, N)
     "The interconnections that these networks had before training"
     n_directions, n_hidden = stack.weights['W_sparse'].shape[1:3]
-    drawn = [random_connections(n_hidden, k, n_directions, generator=g, start=start)
-             for k, g in zip(stack.n_connections, generators(stack.seeds, 'connections'))]
-    return torch.stack(drawn).to(stack.device)
+    return seeded_connections(stack.seeds, stack.n_connections, n_hidden, n_directions,
+                              start=start).to(stack.device)
 
 # %% ../../nbs/measures/links.ipynb #08a51b5c
 @torch.no_grad()
@@ -48,9 +45,7 @@ def link_strength(
     W, first = stack.weights['W_sparse'], first_links(stack, parameters.connection_start)
     new = ((W != 0) & (first == 0)).sum((1, 2, 3)) / (W != 0).sum((1, 2, 3)).clamp(min=1)
     norms = rms_norm(W), rms_norm(stack.weights['W_hh'])
-    for k, norm in enumerate((norms[0] + norms[1]).tolist()):
-        if not math.isfinite(norm):
-            raise ValueError(f'network {k} (seed {stack.seeds[k]}): a weight is not finite')
+    check_finite_networks(norms[0] + norms[1], stack, 'a weight')
     return {'link_norm': norms[0], 'recurrent_norm': norms[1], 'moved': new}
 
 # %% ../../nbs/measures/links.ipynb #448279ce

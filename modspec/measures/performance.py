@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..core.data import Dataset, Digits
 from ..core.tasks import held_out_pairs, task_named
 from ..networks.recurrent import decide
-from ..networks.stack import Stack
+from ..networks.stack import Stack, check_finite_networks
 from ..training.loop import final_states, images_per_example
 
 # %% ../../nbs/measures/performance.ipynb #a9ab14f5
@@ -35,11 +35,7 @@ def evaluate(
     right = decided = torch.zeros((), dtype=torch.int64)
     for h, shown in final_states(stack, digits, pairs[None]):
         r = model.readouts(stack.weights, h)
-        bad = (~r.isfinite()).flatten(1).any(1).nonzero()
-        if len(bad):
-            network = int(bad[0])
-            raise ValueError(f'network {network} (seed {stack.seeds[network]}): '
-                             'a read-out is not finite')
+        check_finite_networks(r, stack, 'a read-out')
         output, winner = decide(r, model.decision)
         right = right + (output.argmax(1) == asked.target(shown)).sum(1)
         decided = decided + F.one_hot(winner, model.n_subnetworks).sum(1)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPARSE', 'setting', 'check_setting', 'check_instead', 'Training', 'SparseTraining', 'applying', 'settings_of',
-           'joined_class', 'settings_class', 'declared_settings', 'known_settings', 'make_parameters', 'Parameters',
-           'identity', 'measure_settings']
+           'joined_class', 'settings_class', 'declared_settings', 'optional_settings', 'known_settings',
+           'make_parameters', 'Parameters', 'identity', 'measure_settings']
 
 # %% ../../nbs/training/parameters.ipynb #7293d4c3
 from collections.abc import Mapping, Sequence
@@ -163,6 +163,13 @@ def declared_settings(
     "The names of all settings that causes and measures declare"
     found = [*applying('cause', offers).values(), *applying('measure', offers).values()]
     return {name for entry in found for name in settings_of(entry)}
+
+# %% ../../nbs/training/parameters.ipynb #21a0272a
+def optional_settings()->set[str]:
+    "The names of all settings that causes and measures declare with `None` as their default"
+    declaring = [*entries('cause').values(), *entries('measure').values()]
+    return {name for entry in declaring for name, f in settings_of(entry).items()
+            if f.default is None}
 
 # %% ../../nbs/training/parameters.ipynb #f981ca15
 def known_settings(

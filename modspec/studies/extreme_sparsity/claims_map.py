@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ...analysis.evidence import (Estimate, Evidence, Finding, Undecidable, estimate,
-    jackknifed, judged, judged_each, row_spearman)
+    jackknifed, judged, judged_each, trend)
 from ...analysis.ledger import claim
 from ...analysis.plot import label_of
 from modspec.studies.extreme_sparsity.claims_words import (GOOD, HIGH, LITTLE, SPARSITY_CLAIMS,
@@ -130,11 +130,9 @@ def faster_is_less_specialized(evidence:Evidence)->Finding:
     found = {}
     for m, p in ((m, p) for m in MAIN_MEASURES for p in sorted(set(networks['sparsity']))):
         if p < .1: continue
-        cells = as_cells(networks[networks['sparsity'] == p], m)[:, 0] # (seeds, rates)
-        rates = np.arange(cells.shape[1])
-        rho = estimate(row_spearman(cells, rates))
-        rho = Estimate(rho.mean, max(rho.low, -1.), min(rho.high, 1.))
-        found[f'{label_of(m)}, p = {p:g}'] = rho
+        at_p = networks[networks['sparsity'] == p]
+        by_rate = at_p.pivot(index='seed', columns='connection_lr', values=m)
+        found[f'{label_of(m)}, p = {p:g}'] = trend(by_rate)
     return judged_each(found, lambda e: e.high < 0)
 
 # %% ../../../nbs/studies/extreme_sparsity/claims_map.ipynb #a27dd49b
