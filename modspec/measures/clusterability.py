@@ -146,7 +146,7 @@ def k_means(
         if not len(live): break
     return labels
 
-# %% ../../nbs/measures/clusterability.ipynb #f8d6f91d
+# %% ../../nbs/measures/clusterability.ipynb #b9be5f8c
 def restarts(
     adjacency:np.ndarray|Tensor, # Weights >= 0 of undirected edges, shape (nodes, nodes)
     n_clusters:int, # Clusters K, at least 2 and at most as many as nodes with an edge
@@ -154,8 +154,8 @@ def restarts(
 )->tuple[np.ndarray, np.ndarray]: # Labels (restarts, nodes), -1 without an edge; n-cuts (restarts,)
     "Every partition that spectral clustering finds; `ValueError` for a bad graph or `n_clusters`"
     A = weight_graph(adjacency)
-    joined = A.any(0)
-    check_whole('n_clusters', n_clusters, 2, int(joined.sum()))
+    n, joined = len(A), np.flatnonzero(A.any(0))
+    check_whole('n_clusters', n_clusters, 2, len(joined))
     A = A[np.ix_(joined, joined)]
     n_parts, part = connected_components(A, directed=False)
     if n_parts >= n_clusters: found = np.minimum(part, n_clusters - 1)[None]
@@ -163,7 +163,7 @@ def restarts(
         generator, = generators([seed], 'clusters')
         found = k_means(spectral_points(A, n_clusters), n_clusters, 25 if len(A) <= 2000 else 100,
                         generator=generator)
-    labels = np.full((len(found), len(joined)), -1)
+    labels = np.full((len(found), n), -1)
     labels[:, joined] = found
     return labels, partition_costs(A, found, n_clusters)
 
@@ -224,7 +224,7 @@ def layered_ncut(
         if A.any(0).sum() >= n_clusters: found[k] = clusterability(A, n_clusters, seed=seed)[1]
     return found
 
-# %% ../../nbs/measures/clusterability.ipynb #99aa9c64
+# %% ../../nbs/measures/clusterability.ipynb #e0f01a5f
 @torch.no_grad()
 def network_clusterability(
     stack:Stack, # Networks of layers
@@ -233,10 +233,11 @@ def network_clusterability(
     *, bar:tqdm|None=None, # Not used
 )->dict[str, Tensor]: # 'ncut', and its mean, deviation and p for each of `SHUFFLES`; (networks,)
     "N-cut of networks beside that of their shuffles; `ValueError` for weights that are not finite"
+    model:Any = stack.architecture
     weights = [W[:, 0].cpu().double() for name, W in stack.weights.items() if name.startswith('W_')]
     for W in weights: check_finite_networks(W, stack, 'a weight')
     how:dict[str, Any] = dict(n_clusters=parameters.n_clusters, seeds=stack.seeds,
-                              activation=stack.architecture.activation)
+                              activation=model.activation)
     value = layered_ncut(weights, **how)
     values = {'ncut': value}
     for kind in SHUFFLES:
