@@ -64,7 +64,7 @@ def subnetwork_groups(
 def undirected_graph(
     matrices:Sequence[Tensor], # Weights of each layer in turn, each (networks, units, inputs)
 )->Tensor: # |w| of every edge, shape (networks, nodes, nodes), symmetric
-    "All neurons, joined by the sizes of weights; `ValueError` unless each layer fits the one before"
+    "All neurons, joined by the sizes of weights; `ValueError` unless each layer fits the last one"
     shapes = [tuple(W.shape) for W in matrices]
     if not shapes or any(len(shape) != 3 for shape in shapes):
         raise ValueError(f'matrices must be (networks, units, inputs) of each layer, got {shapes}')
