@@ -58,6 +58,7 @@ def plain_placement(stack, k):
 def test_places_of_layers(n, places): assert coordinates(n).tolist() == places
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300))
 def test_places_are_even(n):
     "In order, around 0, of both sides alike"

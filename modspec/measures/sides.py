@@ -44,11 +44,11 @@ def pixel_flows(
     check_finite_networks(found, stack, 'a weight')
     return found
 
-# %% ../../nbs/measures/sides.ipynb #40ea19a9
+# %% ../../nbs/measures/sides.ipynb #5d4e8c10
 @torch.no_grad()
 def product_power(
     stack:Stack, # Networks of eight pixels and layers
-)->Tensor: # c_S^2 in float64, shape (networks, hidden units of all layers, 256); S = ones of pattern
+)->Tensor: # float64, (networks, hidden units of all layers, 256): c_S^2 at S in binary
     "Squared coefficients of the products of pixels that make up each unit; `ValueError` for NaN"
     model, x = stack.architecture, patterns().to(stack.device)
     products = torch.where(x[:, None] > 0, x, 1.).prod(2)                     # (sets, patterns)
