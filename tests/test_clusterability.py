@@ -13,7 +13,7 @@ from modspec.core.streams import generators
 from modspec.measures import clusterability as chapter
 from modspec.measures.clusterability import (
     clusterability,
-    joined_layers,
+    undirected_graph,
     k_means,
     layered_ncut,
     members,
@@ -103,7 +103,7 @@ def test_names_order_and_unit_do_not_matter(graph, names, random, exponent):
 def test_values_known_without_a_computer(K):
     "B5: separate modules, of layers or dense; a matrix of ones; a layered graph cut by layer"
     labels = np.repeat(np.arange(K), 6)
-    layers, = joined_layers([torch.rand(1, 2, 3) + .1, torch.rand(1, 1, 2) + .1])
+    layers, = undirected_graph([torch.rand(1, 2, 3) + .1, torch.rand(1, 1, 2) + .1])
     modules = np.kron(np.eye(K), layers)
     for graph in (modules, np.kron(np.eye(K), np.ones((6, 6)))):
         assert ncut(graph, labels) == 0
@@ -147,7 +147,7 @@ def test_number_of_clusters(K):
 def test_at_most_the_ncut_of_scikit_learn(sizes, K):
     "which takes the restart of the lowest inertia"
     ours, theirs = [], []
-    for seed, A in enumerate(joined_layers(untrained(*sizes, seeds=range(5))).numpy()):
+    for seed, A in enumerate(undirected_graph(untrained(*sizes, seeds=range(5))).numpy()):
         oracle = SpectralClustering(K, affinity='precomputed', n_init=25, random_state=seed).fit(A)
         theirs.append(ncut(A, oracle.labels_))
         ours.append(clusterability(A, K, seed=seed)[1])
@@ -183,7 +183,7 @@ def test_no_cluster_is_empty(K, more, seed):
 
 
 def test_restarts_and_the_best_of_them():
-    A, = joined_layers(untrained(8, 16, 8, 2)).numpy()
+    A, = undirected_graph(untrained(8, 16, 8, 2)).numpy()
     labels, costs = restarts(A, 4, seed=3)
     assert labels.shape == (25, 34) and costs.shape == (25,)
     assert costs == pytest.approx([ncut(A, row) for row in labels])
@@ -200,7 +200,7 @@ def test_more_restarts_on_large_graphs(monkeypatch):
 
 def test_same_seed_same_bits():
     "Whatever the state of global generators, which are left as they were; the graph stays as it is"
-    A, = joined_layers(untrained(8, 16, 8, 2))
+    A, = undirected_graph(untrained(8, 16, 8, 2))
     before, kept = torch.get_rng_state(), A.clone()
     first = clusterability(A, 4, seed=0)
     torch.testing.assert_close(torch.get_rng_state(), before)
@@ -223,7 +223,7 @@ def test_a_graph_that_falls_apart(n_parts, K, seed):
 
 
 def test_nodes_without_an_edge_are_left_out():
-    A, = joined_layers(untrained(8, 16, 8, 2)).numpy()
+    A, = undirected_graph(untrained(8, 16, 8, 2)).numpy()
     labels, cost = clusterability(A, 4, seed=0)
     padded, same = clusterability(np.pad(A, (2, 1)), 4, seed=0)
     assert padded.tolist() == [-1, -1, *labels, -1] and same == cost
@@ -237,14 +237,14 @@ def test_graph_has_the_edges_of_the_network():
     stack.weights['W_2'][0, 0, 1] = 0
     edges = layered_graph(stack.weights)
     weights = [W[:, 0] for name, W in stack.weights.items() if name.startswith('W_')]
-    graph = joined_layers(weights)
+    graph = undirected_graph(weights)
     assert torch.equal(graph > 0, edges | edges.mT) and torch.equal(graph, graph.mT)
     torch.testing.assert_close(graph.sum((1, 2)) / 2, sum(W.abs().sum((1, 2)) for W in weights))
 
 
 @pytest.mark.parametrize('shapes', [[], [(3, 2)], [(1, 3, 2), (1, 2, 4)], [(1, 3, 2), (2, 2, 3)]])
 def test_layers_that_do_not_fit(shapes):
-    with pytest.raises(ValueError, match='weights must be'): joined_layers([torch.ones(shape) for shape in shapes])
+    with pytest.raises(ValueError, match='weights must be'): undirected_graph([torch.ones(shape) for shape in shapes])
 
 
 @settings(deadline=None)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RESCALABLE', 'REGISTERED', 'weight_graph', 'members', 'partition_costs', 'ncut', 'spectral_points', 'first_centers',
-           'lloyd_step', 'k_means', 'restarts', 'clusterability', 'joined_layers', 'normalize_units', 'layered_ncut',
+           'lloyd_step', 'k_means', 'restarts', 'clusterability', 'normalize_units', 'layered_ncut',
            'network_clusterability']
 
 # %% ../../nbs/measures/clusterability.ipynb #b20c167d
@@ -23,6 +23,7 @@ from ..core.data import Dataset
 from ..core.streams import generators
 from .nulls import SHUFFLES, against_null, shuffled
 from ..networks.graph import as_array, square
+from ..networks.graph import undirected_graph
 from ..networks.stack import Stack, check_finite_networks
 
 # %% ../../nbs/measures/clusterability.ipynb #25e68e2c
@@ -178,23 +179,6 @@ def clusterability(
     best = costs.argmin()
     return labels[best], float(costs[best])
 
-# %% ../../nbs/measures/clusterability.ipynb #38ca8c24
-def joined_layers(
-    weights:Sequence[Tensor], # Of every layer in turn, each of shape (networks, out, in)
-)->Tensor: # Size of the weight between two neurons, shape (networks, nodes, nodes)
-    "The undirected graph of all neurons; `ValueError` if a layer does not fit the one before it"
-    shapes = [tuple(W.shape) for W in weights]
-    if not shapes or {len(shape) for shape in shapes} != {3} or any(
-            after[::2] != before[:2] for before, after in zip(shapes, shapes[1:])):
-        raise ValueError(f'weights must be (networks, out, in), each layer taking in what the one '
-                         f'before it gives out, got shapes {shapes}')
-    sizes = [shapes[0][2], *(shape[1] for shape in shapes)]
-    starts = [sum(sizes[:layer]) for layer in range(len(sizes))]
-    graph = weights[0].new_zeros(shapes[0][0], sum(sizes), sum(sizes))
-    for W, sender, receiver in zip(weights, starts, starts[1:]):
-        graph[:, receiver:receiver + W.shape[1], sender:sender + W.shape[2]] = W.abs()
-    return graph + graph.mT
-
 # %% ../../nbs/measures/clusterability.ipynb #6d7c283c
 def normalize_units(
     weights:Sequence[Tensor], # Of every layer in turn, each of shape (networks, out, in)
@@ -220,7 +204,7 @@ def layered_ncut(
     if activation in RESCALABLE: weights = normalize_units(weights)
     found = torch.full((len(seeds),), float(n_clusters), dtype=torch.double)
     for k, seed in enumerate(seeds):
-        A, = joined_layers([W[k:k + 1] for W in weights])
+        A, = undirected_graph([W[k:k + 1] for W in weights])
         if A.any(0).sum() >= n_clusters: found[k] = clusterability(A, n_clusters, seed=seed)[1]
     return found
 
