@@ -13,7 +13,6 @@ from modspec.core.streams import generators
 from modspec.measures import clusterability as chapter
 from modspec.measures.clusterability import (
     clusterability,
-    undirected_graph,
     k_means,
     layered_ncut,
     members,
@@ -21,6 +20,7 @@ from modspec.measures.clusterability import (
     network_clusterability,
     normalize_units,
     restarts,
+    undirected_graph,
 )
 from modspec.measures.nulls import SHUFFLES, shuffled
 from modspec.networks.feedforward import FeedForward, init_feedforward, layered_graph
@@ -29,7 +29,7 @@ from modspec.training.parameters import Training, make_parameters
 
 weight = st.one_of(st.just(0.0), st.floats(1e-3, 1e3))
 seeds = st.integers(0, 2**32 - 1)
-HOW = make_parameters(dict(ncut_draws=5), Training, ('layers',))
+HOW = make_parameters(dict(ncut_draws=5), Training, ('graph',))
 VALUES = entries('measure')['clusterability'].about['values']
 
 
@@ -185,11 +185,11 @@ def test_no_cluster_is_empty(K, more, seed):
 def test_restarts_and_the_best_of_them():
     A, = undirected_graph(untrained(8, 16, 8, 2)).numpy()
     labels, costs = restarts(A, 4, seed=3)
-    assert labels.shape == (25, 34) and costs.shape == (25,)
+    assert labels.shape == (25, len(A)) and costs.shape == (25,)
     assert costs == pytest.approx([ncut(A, row) for row in labels])
     best, cost = clusterability(A, 4, seed=3)
     assert cost == costs.min() == pytest.approx(ncut(A, best), abs=1e-12)
-    assert costs.max() > costs.min() + .01 and len({*map(tuple, labels)}) > 1
+    assert costs.max() > costs.min() and len({*map(tuple, labels)}) > 1
 
 
 def test_more_restarts_on_large_graphs(monkeypatch):
@@ -341,4 +341,4 @@ def test_weights_that_are_no_numbers_are_refused(wrong):
 
 @pytest.mark.parametrize('name, bad', [('n_clusters', 1), ('n_clusters', 1001), ('ncut_draws', 1)])
 def test_settings_out_of_range(name, bad):
-    with pytest.raises(ValueError, match=name): make_parameters({name: bad}, Training, ('layers',))
+    with pytest.raises(ValueError, match=name): make_parameters({name: bad}, Training, ('graph',))

@@ -25,7 +25,7 @@ from modspec.networks.graph import undirected_graph
 from modspec.training.parameters import Training, make_parameters
 
 weight = st.one_of(st.just(0.0), st.floats(1e-3, 1e3))
-HOW = make_parameters(dict(q_draws=3, q_trials=2), Training, ('layers',))
+HOW = make_parameters(dict(q_draws=3, q_trials=2), Training, ('graph',))
 
 
 @st.composite
@@ -291,7 +291,7 @@ def test_two_towers_stand_out_of_their_layers():
     for name in 'W_2', 'W_out':
         rows, columns = (n // 2 for n in stack.weights[name].shape[2:])
         stack.weights[name][:, :, :rows, columns:] = stack.weights[name][:, :, rows:, :columns] = 0
-    found = community_structure(stack, None, make_parameters(dict(q_draws=19), Training, ('layers',)))
+    found = community_structure(stack, None, make_parameters(dict(q_draws=19), Training, ('graph',)))
     assert (found['q_max_layer_p'] == torch.tensor(1 / 20)).all() and (found['q_max_support_p'] > .1).all()
 
 
@@ -315,7 +315,7 @@ def test_weights_that_are_no_numbers_are_refused():
 @pytest.mark.parametrize('bad', [dict(q_draws=1), dict(q_trials=0), dict(q_trials=1.5)])
 def test_settings_have_ranges(bad):
     with pytest.raises(ValueError, match=f'{[*bad][0]} must be a whole number'):
-        make_parameters(bad, Training, ('layers',))
+        make_parameters(bad, Training, ('graph',))
 
 
 def test_divided_needs_a_trial():

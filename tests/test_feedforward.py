@@ -14,10 +14,10 @@ from modspec.engine.plan import RunConfig
 from modspec.engine.run import run
 from modspec.engine.weights import load_networks
 from modspec.measures.performance import evaluate
-from modspec.networks.choices import ACTIVATIONS
+from modspec.networks.choices import ACTIVATIONS, layer_widths
 from modspec.networks.feedforward import NONLINEARITIES, FeedForward, init_feedforward, layer_shapes
 from modspec.networks.stack import last_state
-from modspec.studies.upstream_downstream.config import UPSTREAM_DOWNSTREAM, LayeredTraining, layer_widths
+from modspec.studies.upstream_downstream.config import UPSTREAM_DOWNSTREAM, LayeredTraining
 from modspec.training.loop import train
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..core.data import Dataset
 from ..core.registry import Entry
+from ..core.retina import N_PIXELS
 from .plan import RunConfig, Study
 from .store import COLUMNS
 from ..networks.stack import Stack
@@ -23,10 +24,12 @@ def has(
     stack:Stack, # Networks
 )->set[str]: # Of what causes and measures may need
     "What the networks of a stack have"
-    several = stack.architecture.n_subnetworks > 1
+    model = stack.architecture
+    several, layered = model.n_subnetworks > 1, hasattr(model, 'layers')
     there = dict(subnetworks=several, interconnections=several and any(stack.n_connections),
-                 bottleneck='W_hb' in stack.weights, layers=hasattr(stack.architecture, 'layers'))
-    own = getattr(stack.architecture, 'has', ()) # what a model of one's own says of itself
+                 bottleneck='W_hb' in stack.weights, layers=layered, graph=layered,
+                 retina=layered and model.n_pixels == N_PIXELS)
+    own = getattr(model, 'has', ()) # what a model of one's own says of itself
     return {name for name, is_there in there.items() if is_there} | {*own}
 
 # %% ../../nbs/engine/measure.ipynb #69235ebe

@@ -233,7 +233,7 @@ def network_clusterability(
 
 # %% ../../nbs/measures/clusterability.ipynb #1413fd14
 REGISTERED = [dict(
-    kind='measure', name='clusterability', object='network_clusterability', needs=['layers'],
+    kind='measure', name='clusterability', object='network_clusterability', needs=['graph'],
     values={
         'ncut': dict(axes=[], label='n-cut', null='layer'),
         'ncut_layer_mean': dict(axes=[], label='n-cut, weights shuffled', null=None),

@@ -131,7 +131,7 @@ def community_structure(
 
 # %% ../../nbs/measures/communities.ipynb #72267aa7
 REGISTERED = [dict(
-    kind='measure', name='communities', object='community_structure', needs=['layers'],
+    kind='measure', name='communities', object='community_structure', needs=['graph'],
     values={
         'q_max': dict(axes=[], label='largest Q', range=[0, 1], null='layer'),
         'q_max_layer_mean': dict(

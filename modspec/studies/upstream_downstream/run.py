@@ -9,9 +9,9 @@ __all__ = ['layered_networks']
 from ...core.data import Dataset
 from ...core.tasks import task_named
 from ...engine.plan import RunConfig
+from ...networks.choices import layer_widths
 from ...networks.feedforward import FeedForward, init_feedforward
 from ...networks.stack import Stack
-from .config import layer_widths
 from ...training.loop import images_per_example
 
 # %% ../../../nbs/studies/upstream_downstream/run.ipynb #b05b56ef
