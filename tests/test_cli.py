@@ -287,7 +287,7 @@ REFUSED = {  # what is added to `modspec run --sparsity 0.1 --out out`: what the
     ('--epochs', '0'): 'epochs must be a whole number in [1, 10000], got 0', ('--epochs', '-3'): 'got -3',
     ('--epochs', 'x'): "epochs must be a whole number in [1, 10000], got 'x'",
     ('--batch-size', '0'): 'batch_size must be a whole number in [1, 1000000], got 0', ('--batch-size', '-1'): 'got -1',
-    ('--dataset', 'cifar'): "dataset must be one of ['digits', 'mnist'], got 'cifar'",
+    ('--dataset', 'cifar'): "dataset must be one of ['digits', 'mnist', 'retina'], got 'cifar'",
     ('--architecture', 'dense'): "architecture must be one of ['standard', 'bottleneck', 'both'], got 'dense'",
     ('--device', 'gpu'): "device must be one of ['cpu'", ('--device', 'meta'): "got 'meta'",
     ('--threads', '0'): f'threads must be a whole number in [1, {os.cpu_count()}], got 0',

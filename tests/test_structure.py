@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from modspec.core.sparsity import q_from_sparsity, sparsity_from_q
-from modspec.measures.structure import newman_q
-from modspec.networks.graph import network_adjacency, subnetwork_groups
+from modspec.measures.communities import modularity
+from modspec.measures.structure import newman_q, planted_score, split_score, unit_sides
+from modspec.networks.graph import network_adjacency, subnetwork_groups, undirected_graph
 
 weight = st.one_of(st.just(0.0), st.floats(1e-3, 1e3))
 n_subnetworks = st.integers(2, 5)
@@ -165,6 +166,18 @@ def test_closed_form_is_exact_for_any_placement(network):
     assert q == pytest.approx(q_from_sparsity(k / N**2, n_subnetworks=g), abs=1e-12)
 
 
+@pytest.mark.parametrize('k', [100, 50, 10, 1, 0])
+def test_block_graph_of_the_paper(k):
+    "p of 1, .5, .1, 1/N^2 and 0, interconnections at random places (causes, B3); networkx agrees"
+    N, rng = 10, np.random.default_rng(k)
+    A = np.kron(np.eye(2), np.ones((N, N)))
+    for block in A[:N, N:], A[N:, :N]: block.flat[rng.permutation(N * N)[:k]] = 1
+    p, groups = k / N**2, subnetwork_groups(2, N)
+    by_networkx = nx.community.modularity(nx.from_numpy_array(A, create_using=nx.DiGraph),
+                                          [set(range(N)), set(range(N, 2 * N))])
+    assert newman_q(A, groups) == pytest.approx((1 - p) / (2 * (1 + p)), abs=1e-12) == pytest.approx(by_networkx)
+
+
 @given(st.floats(0, 1))
 def test_two_subnetworks_give_the_formula_of_the_paper(p):
     assert q_from_sparsity(p) == pytest.approx(0.5 * (1 - p) / (1 + p), rel=1e-14, abs=0)
@@ -277,3 +290,86 @@ def test_groups_are_blocks_of_equal_size(S, N):
 def test_groups_need_whole_sizes(sizes, name):
     with pytest.raises(ValueError, match=f'{name} must be a whole number >= 1, got'):
         subnetwork_groups(*sizes)
+
+
+# --- two sides of the inputs ---
+
+SIDES = np.repeat([0, 1], 4)
+HALVES = np.concatenate([np.repeat([0, 1], n // 2) for n in (8, 8, 4)])
+
+
+def random_layers(sizes=(8, 8, 4), n=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return [torch.tensor(rng.normal(size=(n, units, inputs))) for inputs, units in zip(sizes, sizes[1:])]
+
+
+def towers(layers):
+    "The same without the weights between the two halves of each layer"
+    def halved(W): return W * torch.tensor(np.kron(np.eye(2), np.ones((W.shape[1] // 2, W.shape[2] // 2))))
+    return [halved(W) for W in layers]
+
+
+def test_planted_score_of_dense_and_split_networks():
+    "0 with equal halves and 1 (causes, B4), whatever the weights of a split network; -1/17 where all units are ties"
+    dense = [torch.full((1, 8, 8), .1), torch.full((1, 4, 8), .1)]
+    assert split_score(undirected_graph(dense)[0], HALVES) == pytest.approx(0, abs=1e-12)
+    assert planted_score(dense, SIDES).tolist() == pytest.approx([-1 / 17], abs=1e-12)
+    assert planted_score(towers(random_layers()), SIDES).tolist() == pytest.approx([1] * 3, abs=1e-12)
+    assert (unit_sides(towers(random_layers()), SIDES) == torch.tensor(HALVES)).all()
+
+
+@given(seeds)
+def test_planted_score_by_definition(seed):
+    "Q over one less the squared shares, units on the side of the larger path sum; no more than 1"
+    layers = random_layers(seed=seed, n=2)
+    labels, graph = unit_sides(layers, SIDES), undirected_graph(layers).numpy()
+    for k, r in enumerate(planted_score(layers, SIDES).tolist()):
+        W_1, W_2 = (abs(W[k].numpy()) for W in layers)
+        paths = np.concatenate([np.eye(8), W_1, W_2 @ W_1])          # (nodes, inputs)
+        assert (labels[k].numpy() == (paths[:, 4:].sum(1) > paths[:, :4].sum(1))).all()
+        degrees = graph[k].sum(0) / graph[k].sum()
+        room = 1 - sum(degrees[labels[k] == side].sum()**2 for side in (0, 1))
+        assert r == pytest.approx(newman_q(graph[k], labels[k]) / room, abs=1e-12) and r <= 1 + 1e-12
+
+
+@given(seeds, st.permutations(range(8)))
+def test_planted_score_needs_no_names(seed, order):
+    "neither which side is the first, nor the order of inputs, nor signs, nor the unit of weights"
+    first, second = random_layers(seed=seed)
+    r = planted_score([first, second], SIDES).tolist()
+    assert planted_score([first, second], 1 - SIDES).tolist() == pytest.approx(r, abs=1e-12)
+    assert planted_score([-first[..., order], second], SIDES[order]).tolist() == pytest.approx(r, abs=1e-12)
+    assert planted_score([7 * first, 7 * second], torch.tensor(SIDES)).tolist() == pytest.approx(r, abs=1e-12)
+
+
+@given(seeds)
+def test_ties_are_ties_in_any_order_of_summation(seed):
+    "The right half has the weights of the left, in another order"
+    W = torch.tensor(np.random.default_rng(seed).uniform(.01, 1, (2, 8, 4)))
+    order = np.random.default_rng(seed).permutation(4)
+    mirrored = [torch.cat([W, W[..., order]], 2), random_layers(n=2)[1]]
+    assert (unit_sides(mirrored, SIDES)[:, 8:] == -1).all()
+
+
+def test_inputs_of_neither_side_and_units_that_hear_nothing():
+    layers = towers(random_layers())
+    layers[0][:, 2] = 0
+    labels = unit_sides(layers, [0, 0, 0, -1, -1, 1, 1, 1])
+    assert (labels[:, [3, 4, 10]] == -1).all() and (labels[:, [0, 7, 8, 15]] == torch.tensor([0, 1, 0, 1])).all()
+    graph = undirected_graph(layers)[0]
+    assert split_score(graph, labels[0]) < 1 and modularity(graph, labels[0]) < modularity(graph, HALVES)
+
+
+def test_nothing_to_split():
+    "is 0: no edges, or one side with all of them"
+    empty, one_sided = [torch.zeros(2, 8, 8), torch.zeros(2, 4, 8)], random_layers()
+    one_sided[0][..., 4:] = 0
+    assert planted_score(empty, SIDES).tolist() == [0, 0] and planted_score(one_sided, SIDES).tolist() == [0, 0, 0]
+    assert planted_score(one_sided, SIDES).dtype == torch.float64
+
+
+@pytest.mark.parametrize('bad', [[0, 1], [0] * 7 + [2], [0] * 7 + [-2], [0.5] * 8, ['a'] * 8, [[0] * 8], [np.nan] * 8])
+def test_sides_must_fit_the_inputs(bad):
+    for ask in unit_sides, planted_score:
+        with pytest.raises(ValueError, match='^sides must be 0, 1 or -1 for each of 8 inputs'):
+            ask(random_layers(), bad)

@@ -107,8 +107,9 @@ def incomplete(
         bounded = {'least', 'most'} <= {*legal} or 'choices' in legal
         if 'default' not in legal or not (bounded or isinstance(legal['default'], (bool, str))):
             return f'whose setting {name!r} needs a default, and least and most (or choices)'
-    if entry.kind == 'cause' and 'penalty' in about and 'strength' not in about:
-        return 'whose penalty needs a setting for its strength'
+    strengthless = 'trains' not in about and about.get('strength') not in about.get('settings', {})
+    if entry.kind == 'cause' and strengthless:
+        return 'which needs a setting that is its strength'
     if entry.kind != 'measure': return ''
     if not about.get('values') or not all('axes' in one for one in about['values'].values()):
         return 'which needs values, each with its axes'

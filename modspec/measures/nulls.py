@@ -29,7 +29,8 @@ def shuffled(
     flat = W.flatten(1)
     drawn = flat.clone()
     for network, (weights, generator) in enumerate(zip(flat, generators)):
-        places = torch.arange(len(weights)) if kind == 'layer' else weights.nonzero().flatten().cpu()
+        places = torch.arange(len(weights))
+        if kind == 'support': places = weights.nonzero().flatten().cpu()
         order = places[torch.randperm(len(places), generator=generator)]
         drawn[network, places] = weights[order]
     return drawn.view_as(W)

@@ -46,6 +46,8 @@ class Recurrent:
 
     @property
     def name(self)->str: return 'bottleneck' if self.n_bottleneck else 'standard'
+    @property
+    def widths(self)->tuple[int, ...]: return (self.n_hidden,) * self.n_steps
     def drive(self, weights, x): return input_drive(weights, x)
     def states(self, weights, drive, gates=None):
         return hidden_states(weights, drive, self.n_steps, self.message, gates)

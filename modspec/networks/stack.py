@@ -7,7 +7,7 @@ __all__ = ['Model', 'Stack', 'last_state', 'check_finite_networks']
 
 # %% ../../nbs/networks/stack.ipynb #3a35f226
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -28,6 +28,8 @@ class Model(Protocol):
     def decision(self)->str: "Which read-out decides, one of `DECISIONS`"
     @property
     def precision(self)->str: "Numbers that inputs and states are made of, one of `PRECISIONS`"
+    @property
+    def widths(self)->tuple[int, ...]: "Units of every state that `states` hands out"
 
     def drive(self, weights:dict[str, Tensor], x:Tensor)->Tensor:
         "What inputs (networks or 1, S, examples, pixels) contribute to the first state, or to all"
@@ -53,6 +55,7 @@ class Stack:
     weights:dict[str, Tensor] # Every tensor has a leading axis of networks
     seeds:tuple[int, ...] # Seed of each network
     n_connections:tuple[int, ...]=() # Interconnections in each direction, of each network
+    strengths:dict[str, tuple[float, ...]]=field(default_factory=dict) # Of causes, each network's
 
     def __len__(self): return len(self.seeds)
 
@@ -71,7 +74,8 @@ class Stack:
         "Network `k` as a stack of one"
         k = range(len(self))[k]
         return replace(self, weights={name: w[k:k+1] for name, w in self.weights.items()},
-                       seeds=self.seeds[k:k+1], n_connections=self.n_connections[k:k+1])
+                       seeds=self.seeds[k:k+1], n_connections=self.n_connections[k:k+1],
+                       strengths={name: s[k:k+1] for name, s in self.strengths.items()})
 
 # %% ../../nbs/networks/stack.ipynb #eba11c1d
 def last_state(

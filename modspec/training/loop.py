@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['LARGEST_LOSS', 'mixture_loss', 'batch_loss', 'gather_batch', 'images_per_example', 'epoch_pairs', 'n_batches',
            'batches', 'pairs_per_epoch', 'NonFiniteLoss', 'check_finite', 'n_epochs', 'n_training_steps', 'Optimizer',
-           'make_optimizers', 'penalties', 'train_epoch', 'train_by_epoch', 'train', 'final_states']
+           'make_optimizers', 'acting', 'asked', 'train_epoch', 'train_by_epoch', 'train', 'final_states']
 
 # %% ../../nbs/training/loop.ipynb #6d07eb0a
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any, Protocol
 
 import pandas as pd
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..causes.cause import Cause, strengths
 from ..core.data import Dataset, Digits, as_inputs
 from ..core.registry import entries
 from ..core.streams import generators
@@ -171,13 +171,33 @@ def make_optimizers(
             *(entry.load()(stack, parameters) for entry in causes)]
 
 # %% ../../nbs/training/loop.ipynb #35f60029
-def penalties(
-    parameters:Any, # Strengths of the causes
-)->list[Callable[[dict[str, Tensor]], Tensor]]: # From weights to a penalty of shape (networks,)
-    "What the causes add to the loss; one whose strength is 0 adds nothing"
-    causes = [entry for entry in entries('cause').values() if 'penalty' in entry.about]
-    return [partial(entry.load('penalty'), parameters=parameters) for entry in causes
-            if getattr(parameters, entry.about['strength'], 0)]
+def acting(
+    stack:Stack, # Networks to train in place
+    parameters:Any, # Strengths and other settings of the causes
+    n_steps:int, # Of the whole training
+)->list[Cause]:
+    "The causes that have any strength; the others are not even made"
+    found = []
+    for entry in entries('cause').values():
+        if 'trains' in entry.about: continue
+        strength = strengths(stack, parameters, entry.about['strength'])
+        if strength.any(): found.append(entry.load()(stack, strength, parameters, n_steps))
+    return found
+
+# %% ../../nbs/training/loop.ipynb #a2e51b59
+def asked(
+    causes:Sequence[Cause], # What acts
+    step:int, # Of the whole training, counted from 0
+    shown:Tensor, # Labels, shape (networks or 1, examples, images)
+    task:Task, # What is asked unless a cause asks something else
+)->tuple[list[Tensor]|None, Tensor]: # Gates of the states, if any; targets (networks, examples)
+    "What causes make of the states and of the targets of a batch"
+    gates, target = None, task.target(shown)
+    for cause in causes:
+        own, other = cause.gates(shown.shape[1]), cause.target(step, shown)
+        if own is not None: gates = [a * b for a, b in zip(gates, own)] if gates else own
+        if other is not None: target = other
+    return gates, target
 
 # %% ../../nbs/training/loop.ipynb #2d17660f
 def train_epoch(
@@ -188,18 +208,21 @@ def train_epoch(
     optimizers:Sequence[Optimizer], # Of all weights
     epoch:int, # Counted from 1
     bar:tqdm, # Advanced by one per step
+    causes:Sequence[Cause]=(), # What acts beside the loss
 )->tuple[Tensor, Tensor]: # Mean loss and accuracy over the epoch, each of shape (networks,)
     "One pass over the pairs"
-    task, record, added = task_named(parameters.task), [], penalties(parameters)
-    weights, model = stack.weights, stack.architecture
-    for index in batches(pairs, parameters.batch_size):
+    task, record, weights, model = parameters.task, [], stack.weights, stack.architecture
+    first = (epoch - 1) * n_batches(pairs.shape[-1], parameters.batch_size)
+    for step, index in enumerate(batches(pairs, parameters.batch_size), first):
         x, shown = gather_batch(digits, index, model.precision)
-        r = model.readouts(weights, last_state(model, weights, x))
-        loss, accuracy = batch_loss(r, task.target(shown), model.decision,
+        gates, target = asked(causes, step, shown, task_named(task))
+        r = model.readouts(weights, last_state(model, weights, x, gates))
+        loss, accuracy = batch_loss(r, target, model.decision,
                                     getattr(parameters, 'loss', 'winner'))
-        for penalty in added: loss = loss + penalty(weights)
+        for cause in causes: loss = loss + cause.penalty(weights)
         loss.sum().backward()
         for optimizer in optimizers: optimizer.step()
+        for cause in causes: cause.after(step)
         record.append(torch.stack([loss.detach(), accuracy]))
         bar.update(1)
     steps = torch.stack(record)
@@ -222,10 +245,11 @@ def train_by_epoch(
     optimizers, n_pairs = make_optimizers(trained, parameters), pairs_per_epoch(dataset, parameters)
     streams = generators(stack.seeds, 'training pairs')
     n_images = images_per_example(stack.architecture, task)
+    causes = acting(trained, parameters, n_training_steps(dataset, stack.architecture, parameters))
     for epoch in range(1, n_epochs(stack.architecture, parameters) + 1):
         pairs = epoch_pairs(dataset.train.labels, n_pairs, streams, n_images, task.allowed)
         loss, accuracy = train_epoch(trained, dataset.train, pairs, parameters,
-                                     [optimizer for optimizer, _ in optimizers], epoch, bar)
+                                     [optimizer for optimizer, _ in optimizers], epoch, bar, causes)
         yield trained.detached(), loss, accuracy
         for optimizer, factor in optimizers: optimizer.decay(factor)
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from ...core.checks import check_whole
 from ...core.sparsity import connection_count, q_from_sparsity
 from ...engine.plan import RunConfig, Study
-from ...training.parameters import SPARSE, SparseTraining, known_settings, setting
+from modspec.training.parameters import (SPARSE, SparseTraining, check_shown,
+    known_settings, setting)
 
 # %% ../../../nbs/studies/extreme_sparsity/config.ipynb #ae150fd7
 ARCHITECTURES = {
@@ -29,6 +30,7 @@ class SparsitySettings(SparseTraining):
         check_whole('n_hidden', self.n_hidden, 2)
         connection_count(self.sparsity, self.n_hidden) # says the legal range, which depends on N
         super().__post_init__()
+        check_shown(self.task, self.dataset)
         if self.n_subnetworks == 1 and self.sparsity != 1:
             raise ValueError('a single sub-network has no interconnections: '
                              f'sparsity must be 1, got {self.sparsity!r}')

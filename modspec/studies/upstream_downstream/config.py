@@ -12,7 +12,7 @@ from typing import Any
 
 from ...engine.plan import Study
 from ...networks.choices import ACTIVATIONS
-from ...training.parameters import Training, setting
+from ...training.parameters import Training, check_shown, setting
 
 # %% ../../../nbs/studies/upstream_downstream/config.ipynb #66f4f607
 MOST_LAYERS, MOST_UNITS = 10, 4096 # Of a feed-forward network
@@ -39,6 +39,7 @@ class LayeredTraining(Training):
 
     def __post_init__(self):
         super().__post_init__()
+        check_shown(self.task, self.dataset)
         layer_widths(self.layers)
 
     def columns(self)->dict[str, Any]:
