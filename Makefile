@@ -11,7 +11,7 @@ RUN_ONE_THREAD := OMP_NUM_THREADS=1 $(RUN)
 # Versions that committed results were made with: make env CONSTRAINTS=constraints.txt
 CONSTRAINTS ?=
 
-.PHONY: help env figures test test-slow bench lab docs clean
+.PHONY: help env figures evolution test test-slow bench lab docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,11 @@ $(STAMP): settings.ini setup.py
 
 figures: env ## run the quick sweep and draw the paper's figures (minutes, no download of data)
 	@$(RUN) modspec reproduce config/extreme_sparsity/quick.yaml
+
+evolution: env ## evolve networks under fixed and switching goals, six arms of five runs (about 10 minutes on two idle cores)
+	@$(RUN_ONE_THREAD) python -c "from concurrent.futures import ProcessPoolExecutor as Pool; \
+	  from modspec.studies.causes.evolution import six_arms; \
+	  six_arms(each=Pool().map).to_csv('results/evolution.csv', index=False)"
 
 test: env ## check that code and notebooks agree, lint, check types, run every notebook and the tests
 	@echo "== modules in sync, notebooks clean"
