@@ -25,7 +25,7 @@ CONFIGS = sorted((ROOT / 'config' / 'upstream_downstream').glob('*.yaml'))
 MODULES = dict(relu=torch.nn.ReLU, tanh=torch.nn.Tanh, linear=torch.nn.Identity)
 
 models = st.builds(FeedForward, n_pixels=st.integers(1, 6), layers=st.lists(st.integers(1, 5), min_size=1, max_size=4),
-                   n_classes=st.integers(2, 4), activation=st.sampled_from(ACTIVATIONS))
+                   n_classes=st.integers(3, 5), activation=st.sampled_from(ACTIVATIONS))
 
 
 def sequential(network):
@@ -81,7 +81,7 @@ def test_as_in_pytorch(model):
 
 
 def test_linear_network_is_one_matrix():
-    stack = init_feedforward(FeedForward(5, (4, 3), n_classes=2, activation='linear'), [3])
+    stack = init_feedforward(FeedForward(5, (4, 3), n_classes=3, activation='linear'), [3])
     W, b = ({name[2:]: w[0, 0] for name, w in stack.weights.items() if name.startswith(part)} for part in 'Wb')
     x = inputs(stack.architecture)
     expected = W['out'] @ (W['2'] @ (W['1'] @ x[0, 0].T + b['1'][:, None]) + b['2'][:, None]) + b['out'][:, None]
@@ -161,6 +161,24 @@ def test_wrong_number_of_gates(gates):
     stack = init_feedforward(FeedForward(6, (5, 4)), [0])
     with pytest.raises(ValueError, match=f'gates must be one per layer, 2, got {len(gates)}'):
         forward(stack, inputs(stack.architecture), gates)
+
+
+def test_two_classes_are_one_unit():
+    "whose output is compared with 0: the softmax of the second class is the logistic function"
+    stack = init_feedforward(FeedForward(5, (4, 3), n_classes=2), [3, 4])
+    r = forward(stack, inputs(stack.architecture))
+    assert stack.weights['W_out'].shape == (2, 1, 1, 3) and not r[:, :, 0].any()
+    torch.testing.assert_close(r.softmax(2)[:, :, 1], r[:, :, 1].sigmoid())
+
+
+@pytest.mark.parametrize('gain', [.5, 4.])
+def test_glorot(gain):
+    "weights within a bound that knows both sides, times the gain, and no biases"
+    stack = init_feedforward(FeedForward(40, (60,), n_classes=3), [0, 1], start='glorot', gain=gain)
+    bound = gain * (6 / 100)**.5
+    assert .9 * bound < stack.weights['W_1'].abs().max() <= bound and not stack.weights['b_1'].any()
+    with pytest.raises(ValueError, match="start must be one of .*got 'he'"):
+        init_feedforward(FeedForward(4), [0], start='he')
 
 
 # the graph

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modspec.core import registry
@@ -128,6 +128,7 @@ values = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lam
                       st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=8)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.dictionaries(st.sampled_from(['label', 'values', 'needs']), values), max_size=3))
 def test_a_literal_is_read_as_python_reads_it(descriptions):
     descriptions = [about | {'kind': 'task', 'name': 'some'} for about in descriptions]

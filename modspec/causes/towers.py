@@ -35,7 +35,7 @@ class Towers(Cause):
         super().__init__(stack, strength, parameters, n_steps)
         streams, hidden = generators(stack.seeds, 'towers'), dense_matrices(stack.weights)
         del hidden['W_out'] # the answer listens to both
-        made = {name: tower_masks(tuple(w.shape[2:]), strength, generators=streams)
+        made = {name: tower_masks((w.shape[2], w.shape[3]), strength, generators=streams)
                 for name, w in hidden.items()}
         self.masks = {name: mask[:, None].to(hidden[name]) for name, mask in made.items()}
         self.after(-1) # before the first step

@@ -40,8 +40,10 @@ def network_sizes(
 REGISTERED = [dict(
     kind='measure', name='sizes', object='network_sizes', needs=['graph'],
     values={
-        'density': dict(axes=[], label='share of weights in use', range=[0, 1]),
-        'weight_norm': dict(axes=[], label='norm of the weights'),
-        'saturated': dict(axes=[], label='share of states at their limits', range=[0, 1]),
+        'density': dict(axes=[], label='share of weights in use', range=[0, 1],
+                        null='untrained'),
+        'weight_norm': dict(axes=[], label='norm of the weights', null='untrained'),
+        'saturated': dict(axes=[], label='share of states at their limits', range=[0, 1],
+                          null='untrained'),
     },
 )]

@@ -45,4 +45,5 @@ REGISTERED = [dict(kind='study', name='causes', object='CAUSES', label='causes o
 CAUSES = Study(
     'causes', 'What makes a network modular: every cause against every measure, each with its null',
     RetinaTraining, ('layers', 'graph', 'retina'), 'modspec.studies.causes.run:retina_networks',
-    names=(('layers', ''), ('activation', '')))
+    names=(('layers', ''), ('activation', '')),
+    ledger='modspec.studies.causes.claims:CAUSES_LEDGER')
