@@ -105,7 +105,7 @@ def training_makes_modules(evidence:Evidence)->Finding:
 def goals_must_be_related(evidence:Evidence)->Finding:
     "It is related goals that make networks modular, not change."
     controls = [f'{name}_{period}' for name in ('permuted', 'near') for period in (2, 4)]
-    networks = caused_networks(evidence.table)
+    networks = decided(evidence, 'goals_2', 'goals_4')
     if not {*controls} <= {*networks.index.unique('variation')}:
         raise Undecidable('needs networks with permuted and with near goals')
     return toward_modules(networks, {
