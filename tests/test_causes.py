@@ -75,7 +75,8 @@ def invented(up, null_up=None, n=8, accuracy=1., learned=1.):
                 for null in NULLS_OF[m]:
                     values |= {f'{m}_{null}_mean': sign * (null_up or {}).get(variation, 0.), f'{m}_{null}_sd': .1}
             rows += [about | dict(trained=True, measure=m, value=v) for m, v in values.items()]
-            rows += [about | dict(trained=False, measure=m, value=v - learned * MODULAR.get(m, 0)) for m, v in values.items()]
+            rows += [about | dict(trained=False, measure=m, value=v - learned * MODULAR.get(m, 0))
+                     for m, v in values.items()]
     return pd.DataFrame(rows)
 
 
