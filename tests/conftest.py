@@ -13,7 +13,7 @@ from modspec.engine import notebook as runs
 
 pytest_plugins = ['faults.record']
 ROOT = Path(__file__).resolve().parent.parent
-COMMITTED = ('paper', 'mixture', 'sensitivity', 'sensitivity_winner', 'map', 'map_fixed', 'map_literal', 'steps',
+COMMITTED = ('paper', 'mixture', 'sensitivity', 'sensitivity_winner', 'map', 'map_winner', 'map_fixed', 'map_literal', 'steps',
              'dense')  # folders of results/ that are part of the repository
 
 
