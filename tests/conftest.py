@@ -13,8 +13,8 @@ from modspec.engine import notebook as runs
 
 pytest_plugins = ['faults.record']
 ROOT = Path(__file__).resolve().parent.parent
-COMMITTED = ('paper', 'mixture', 'sensitivity', 'sensitivity_winner', 'map', 'map_winner', 'map_fixed', 'map_literal', 'steps',
-             'dense')  # folders of results/ that are part of the repository
+COMMITTED = ('paper', 'mixture', 'sensitivity', 'sensitivity_winner', 'map', 'map_winner', 'map_fixed', 'map_literal',
+             'steps', 'dense', 'causes_retina', 'causes_wide', 'causes_crosses')  # folders of results/ that are part of the repository
 
 
 class Smoke(NamedTuple):
