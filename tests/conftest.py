@@ -14,7 +14,7 @@ from modspec.engine import notebook as runs
 pytest_plugins = ['faults.record']
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = ('paper', 'mixture', 'sensitivity', 'sensitivity_winner', 'map', 'map_winner', 'map_fixed', 'map_literal',
-             'steps', 'dense', 'causes_retina', 'causes_wide', 'causes_crosses')  # folders of results/ that are part of the repository
+             'steps', 'dense', 'causes_retina', 'causes_wide', 'causes_crosses')  # parts of the repository, in results/
 
 
 class Smoke(NamedTuple):

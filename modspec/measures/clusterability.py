@@ -245,6 +245,11 @@ REGISTERED = [dict(
             axes=[], label='its deviation, weights shuffled in place', null=None),
         'ncut_support_p': dict(
             axes=[], label='p of n-cut, weights shuffled in place', range=[0, 1], null=None),
+        'ncut_used_mean': dict(axes=[], label='n-cut, weights in use shuffled in place', null=None),
+        'ncut_used_sd': dict(
+            axes=[], label='its deviation, weights in use shuffled in place', null=None),
+        'ncut_used_p': dict(
+            axes=[], label='p of n-cut, weights in use shuffled in place', range=[0, 1], null=None),
     },
     settings={
         # Clusters K

@@ -146,6 +146,13 @@ REGISTERED = [dict(
             axes=[], label='its deviation, weights shuffled in place', null=None),
         'q_max_support_p': dict(
             axes=[], label='p of largest Q, weights shuffled in place', range=[0, 1], null=None),
+        'q_max_used_mean': dict(
+            axes=[], label='largest Q, weights in use shuffled in place', range=[0, 1], null=None),
+        'q_max_used_sd': dict(
+            axes=[], label='its deviation, weights in use shuffled in place', null=None),
+        'q_max_used_p': dict(
+            axes=[], label='p of largest Q, weights in use shuffled in place', range=[0, 1],
+            null=None),
         'n_communities': dict(axes=[], label='communities', null='untrained'),
     },
     settings={
