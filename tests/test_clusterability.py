@@ -183,7 +183,7 @@ def test_no_cluster_is_empty(K, more, seed):
 
 
 def test_restarts_and_the_best_of_them():
-    A, = undirected_graph(untrained(8, 16, 8, 2)).numpy()
+    A, = undirected_graph(untrained(8, 16, 8, 3)).numpy()
     labels, costs = restarts(A, 4, seed=3)
     assert labels.shape == (25, len(A)) and costs.shape == (25,)
     assert costs == pytest.approx([ncut(A, row) for row in labels])
@@ -200,7 +200,7 @@ def test_more_restarts_on_large_graphs(monkeypatch):
 
 def test_same_seed_same_bits():
     "Whatever the state of global generators, which are left as they were; the graph stays as it is"
-    A, = undirected_graph(untrained(8, 16, 8, 2))
+    A, = undirected_graph(untrained(8, 16, 8, 3))
     before, kept = torch.get_rng_state(), A.clone()
     first = clusterability(A, 4, seed=0)
     torch.testing.assert_close(torch.get_rng_state(), before)
@@ -223,7 +223,7 @@ def test_a_graph_that_falls_apart(n_parts, K, seed):
 
 
 def test_nodes_without_an_edge_are_left_out():
-    A, = undirected_graph(untrained(8, 16, 8, 2)).numpy()
+    A, = undirected_graph(untrained(8, 16, 8, 3)).numpy()
     labels, cost = clusterability(A, 4, seed=0)
     padded, same = clusterability(np.pad(A, (2, 1)), 4, seed=0)
     assert padded.tolist() == [-1, -1, *labels, -1] and same == cost
@@ -244,7 +244,7 @@ def test_graph_has_the_edges_of_the_network():
 
 @pytest.mark.parametrize('shapes', [[], [(3, 2)], [(1, 3, 2), (1, 2, 4)], [(1, 3, 2), (2, 2, 3)]])
 def test_layers_that_do_not_fit(shapes):
-    with pytest.raises(ValueError, match='weights must be'): undirected_graph([torch.ones(shape) for shape in shapes])
+    with pytest.raises(ValueError, match='matrices must be'): undirected_graph([torch.ones(shape) for shape in shapes])
 
 
 @settings(deadline=None)
@@ -277,7 +277,7 @@ def test_dead_units():
 @pytest.mark.parametrize('kind', SHUFFLES)
 def test_shuffles_keep_the_weights_of_each_layer(kind):
     "B8: all of them, and their places too where only sizes move"
-    W = untrained(9, 8, 7, 2, seeds=range(3))[1]
+    W = untrained(9, 8, 7, 3, seeds=range(3))[1]
     W = W * (W > 0)
     drawn = shuffled(W, kind, generators=generators(range(3), 'test'))
     assert torch.equal(drawn.flatten(1).sort().values, W.flatten(1).sort().values) and not torch.equal(drawn, W)
@@ -287,7 +287,7 @@ def test_shuffles_keep_the_weights_of_each_layer(kind):
 # the measure
 
 def test_values_of_the_measure():
-    weights = untrained(8, 16, 8, 2, seeds=range(3))
+    weights = untrained(8, 16, 8, 3, seeds=range(3))
     before = [W.clone() for W in weights]
     values = network_clusterability(as_stack(weights), None, HOW)
     assert {*values} == {*VALUES}
@@ -301,7 +301,7 @@ def test_values_of_the_measure():
 
 
 def test_same_values_again_and_alone():
-    weights = untrained(8, 10, 6, 2, seeds=range(3))
+    weights = untrained(8, 10, 6, 3, seeds=range(3))
     stacked = network_clusterability(as_stack(weights, seeds=[4, 5, 4]), None, HOW)
     again = network_clusterability(as_stack(weights, seeds=[4, 5, 4]), None, HOW)
     alone = network_clusterability(as_stack(weights, seeds=[4, 5, 4])[1], None, HOW)
@@ -311,7 +311,7 @@ def test_same_values_again_and_alone():
 
 
 def test_only_units_without_a_scale_are_normalised():
-    weights = untrained(8, 16, 8, 2, seeds=range(3))
+    weights = untrained(8, 16, 8, 3, seeds=range(3))
     other = [weights[0] * 8, weights[1], weights[2] / 8]
     found = {activation: [layered_ncut(W, 4, activation=activation, seeds=range(3)) for W in (weights, other)]
              for activation in ('relu', 'linear', 'tanh')}
@@ -334,7 +334,7 @@ def test_a_network_of_too_few_weights_is_as_costly_as_can_be(activation, n_weigh
 
 @pytest.mark.parametrize('wrong', [torch.nan, torch.inf])
 def test_weights_that_are_no_numbers_are_refused(wrong):
-    weights = untrained(8, 10, 6, 2, seeds=range(3))
+    weights = untrained(8, 10, 6, 3, seeds=range(3))
     weights[1][1, 2, 3] = wrong
     with pytest.raises(ValueError, match='network 1'): network_clusterability(as_stack(weights), None, HOW)
 
