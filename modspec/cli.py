@@ -258,7 +258,7 @@ def reproduce_command(
     with clear_errors():
         with_plugins(plugin)
         sweep = load_config(config)
-        if sweep.variations:
+        if sweep.variations and not sweep.study.compares:
             raise ValueError(f'{config} has variations, which the figures would mix; '
                              f'use: modspec sweep {config}')
         figure_notebooks(sweep.study.name) # refuses a study without figures

@@ -24,7 +24,7 @@ from ..core.checks import check_choice, check_device, check_threads, known
 from ..core.files import ResultError, make_folder, read_manifest, write_manifest
 from ..core.registry import PLUGINS, entries
 from .attempts import RunFailed, attempt, publish
-from .plan import RunConfig
+from .plan import RunConfig, study_named
 from .progress import polling, progress_file, shown_progress, watched
 from .store import NOTEBOOK, another, is_finished, lacking, older_parts, run_manifest
 
@@ -230,7 +230,7 @@ def draw_figures(
 )->list[Path]: # The PNG files
     "Execute the figure notebooks; no training, only reading"
     results, config = Path(results), read_manifest(results)['config']
-    if config.get('variations'):
+    if config.get('variations') and not study_named(config['study']).compares:
         raise ResultError(f'{results} holds variations, which the figures would mix; '
                           'see the chapter on sensitivity')
     notebooks, out = figure_notebooks(config['study']), Path(out or results / 'figures')

@@ -35,6 +35,7 @@ class Study:
     names:tuple[tuple[str, str], ...]=() # How settings are called in the names of runs
     only_on:tuple[tuple[str, str], ...]=() # Measures that are taken on one architecture only
     ledger:str='' # 'module:name' of its claims, a `Ledger`
+    compares:bool=False # Do its figures put variations side by side?
 
     @property
     def settings(self)->type: return settings_class(self.base, self.offers)
@@ -50,7 +51,6 @@ class Study:
         "What the field `what` names, such as 'untrained'; its module is imported now"
         module, _, name = getattr(self, what).partition(':')
         return getattr(import_module(module), name)
-
 
 # %% ../../nbs/engine/plan.ipynb #64341112
 def study_named(

@@ -95,8 +95,8 @@ for kind, columns in (('as it is', [*MODULAR]), ('beyond the nulls', BEYOND)):
                 f'As for changing goals, at a change every 100 steps. {ADDED}.')
 
 @claim(CAUSES_CLAIMS, 'Post 5; Kashtan & Alon 2005',
-       'SI and FI with related goals every 100 steps minus those with permuted and with near goals, '
-       f'seed by seed: above 0, whole intervals. {ADDED}.')
+       'SI and FI with related goals every 100 steps minus those with permuted and with near '
+       f'goals, seed by seed: above 0, whole intervals. {ADDED}.')
 def related_goals_every_100_steps(evidence:Evidence)->Finding:
     "Every 100 steps, it is related goals that make networks modular, not change."
     networks = decided(evidence, 'goals_4')

@@ -46,4 +46,4 @@ CAUSES = Study(
     'causes', 'What makes a network modular: every cause against every measure, each with its null',
     RetinaTraining, ('layers', 'graph', 'retina'), 'modspec.studies.causes.run:retina_networks',
     names=(('layers', ''), ('activation', '')),
-    ledger='modspec.studies.causes.claims:CAUSES_LEDGER')
+    ledger='modspec.studies.causes.claims:CAUSES_LEDGER', compares=True)
