@@ -11,7 +11,6 @@ from sweeps import CONFIG, NORM, computed, contents, forgetting_plugins, swept, 
 
 from modspec.analysis.tables import read_table
 from modspec.core.files import ResultError, as_text, read_manifest, write_manifest
-from modspec.core.registry import entries
 from modspec.engine.collect import collect_sweep
 from modspec.engine.config import load_config
 from modspec.engine.notebook import draw_figures
@@ -51,7 +50,7 @@ def test_tables_of_a_sweep(there):
     assert manifest['files'].keys() == FILES and manifest['config'] == meaning(load_config(config))
     assert list(manifest['runs']) == list(load_config(config).runs()) and len(manifest['runs']) == 8
     assert all(one.keys() == {'device', 'threads', 'versions', 'seconds'} for one in manifest['runs'].values())
-    assert manifest['codes'].keys() == {'training', *entries('measure')}
+    assert manifest['codes'].keys() == {'training', *load_config(config).study.measures}
     for codes in manifest['codes'].values(): assert [*codes.values()] == [list(manifest['runs'])]
     networks = read_table(results, 'networks')
     assert networks['network'].tolist() == [*range(8)]

@@ -430,7 +430,7 @@ def test_a_measure_that_fails_keeps_the_networks(tmp_path, monkeypatch):
         with pytest.raises(KeyError, match='a bug'): run(config, tmp_path / 'out')
         manifest = read_manifest(tmp_path / 'out')
         assert lacking(manifest, config) == [('bad', {})]
-        assert {one['measure'] for one in manifest['measured']} == {*entries('measure')} - {'bad'}
+        assert {one['measure'] for one in manifest['measured']} == {*config.study.measures} - {'bad'}
         monkeypatch.setattr(engine, 'train', None)
         monkeypatch.setattr(sys.modules['modspec_plugin_bad'], 'bad',
                             lambda stack, *_, bar: dict(bad=stack.weights['W_hh'].norm(dim=(2, 3))))
@@ -510,7 +510,7 @@ def test_what_networks_have():
     single, = untrained_networks(make_run('extreme_sparsity', TINY | dict(n_subnetworks=1), [1.]), DIGITS).values()
     layers, = untrained_networks(make_run('upstream_downstream', {}), DIGITS).values()
     assert has(several) == {'subnetworks', 'interconnections', 'bottleneck'} and has(single) == set()
-    assert has(layers) == {'layers'}
+    assert has(layers) == {'layers', 'graph'}
     measures, study = entries('measure'), CONFIG.study
     assert applies(measures['bottleneck'], several, study) and not applies(measures['bottleneck'], single, study)
     assert not applies(measures['weight_mask'], several, study)  # the paper takes it on the other networks

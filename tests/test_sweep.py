@@ -29,7 +29,6 @@ from sweeps import (
 
 from modspec.analysis.tables import read_table
 from modspec.core.files import ResultError, as_text, read_manifest, write_manifest
-from modspec.core.registry import entries
 from modspec.engine import notebook as pages
 from modspec.engine import progress, sweep
 from modspec.engine import run as engine
@@ -312,7 +311,7 @@ def test_measure_only_what_is_named(there):
     measure_results(folder, ['performance', 'correlation'])
     assert {one['measure'] for one in read_manifest(folder)['measured']} == {'performance', 'correlation'}
     measure_results('results')
-    assert {one['measure'] for one in read_manifest(folder)['measured']} == {*entries('measure')}
+    assert {one['measure'] for one in read_manifest(folder)['measured']} == {*asked.study.measures}
 
 
 def test_measure_again_what_other_code_has_measured(there, monkeypatch):

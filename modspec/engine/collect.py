@@ -22,7 +22,7 @@ from .identity import measuring_identity
 from .plan import RunConfig, SweepConfig, packed
 from .status import is_collected, meaning, why_unfinished
 from .store import (TABLES, is_finished, lacking, measure_key, measured_ways,
-    rows_of_way, run_manifest)
+    rows_of_way, run_manifest, training_part)
 
 # %% ../../nbs/engine/collect.ipynb #e069fcd6
 def run_tables(
@@ -113,12 +113,14 @@ def replace_tables(
 # %% ../../nbs/engine/collect.ipynb #af752d78
 def codes_of(
     manifests:dict[str, dict], # Of runs, by name
+    parts:dict[str, str]|None=None, # What training is called in each run, see `training_part`
 )->dict[str, dict[str, list[str]]]: # By part: the runs by the hash of the code
     "Which code has computed which runs; a table is mixed where a part has more than one"
     found:dict[str, dict[str, list[str]]] = {}
     for name, manifest in manifests.items():
         measures = [(one['measure'], one['code']) for one in manifest['measured']]
-        for part, code in [('training', manifest['training']['code']), *measures]:
+        trained = (parts or {}).get(name, 'training'), manifest['training']['code']
+        for part, code in [trained, *measures]:
             runs = found.setdefault(part, {}).setdefault(code, [])
             if name not in runs: runs.append(name)
     return found
@@ -162,7 +164,8 @@ def collect_sweep(
     measures = {name: described for one in manifests.values()
                 for name, described in one['measures'].items()}
     data = next(iter(manifests.values()))['training'].get('data', {})
-    about = dict(config=meaning(sweep), codes=codes_of(manifests), measures=measures, data=data,
+    parts = {folder.name: training_part(run) for folder, run in folders.items()}
+    about = dict(config=meaning(sweep), codes=codes_of(manifests, parts), measures=measures, data=data,
                  runs={name: circumstances_of(one) for name, one in manifests.items()},
                  missing=missing)
     replace_tables(results, join_tables(sweep, results, missing), about)

@@ -21,8 +21,8 @@ from .config import load_config
 from .identity import difference, recorded_run, recorded_sweep
 from .plan import RunConfig, SweepConfig, study_named
 from .progress import progress_file, read_progress
-from modspec.engine.store import (NOTEBOOK, another, codes, damages, is_finished, lacking,
-    older_parts)
+from .store import (NOTEBOOK, another, codes, damages, is_finished, lacking,
+    older_parts, training_part)
 
 # %% ../../nbs/engine/status.ipynb #99f9ba4b
 def run_state(
@@ -143,12 +143,14 @@ def older_tables(
     manifest:dict, # Of a sweep
 )->dict[str, int]: # By part: how many runs
     "Which parts of a sweep's tables other code than today's has computed"
-    run = next(iter(recorded_sweep(manifest['config']).runs().values()))
-    same, runs = codes(run), manifest.get('codes', {})
-    found = {part: sum(len(names) for code, names in of_part.items()
-                       if code not in ('converted', same.get(part, code)))
-             for part, of_part in runs.items()}
-    return {part: n for part, n in found.items() if n}
+    planned = recorded_sweep(manifest['config']).runs()
+    first, found = next(iter(planned.values())), Counter[str]()
+    for part, of_part in manifest.get('codes', {}).items():
+        for code, names in of_part.items():
+            run = planned.get(names[0], first) if names else first
+            same = codes(run) | {training_part(run): codes(run)['training']}
+            if code not in ('converted', same.get(part, code)): found[part] += len(names)
+    return {**found}
 
 # %% ../../nbs/engine/status.ipynb #28526e0f
 def other_code(

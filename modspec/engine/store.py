@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARRAYS', 'WEIGHTS', 'NOTEBOOK', 'TABLES', 'COLUMNS', 'RUN_FILE', 'imported', 'without_comments', 'sources',
-           'code_hash', 'computing', 'codes', 'another', 'run_manifest', 'lacking', 'measure_key', 'measured_ways',
-           'rows_of_way', 'is_finished', 'older_parts', 'unsound', 'damage', 'damages']
+           'code_hash', 'acting_causes', 'training_part', 'computing', 'codes', 'another', 'run_manifest', 'lacking',
+           'measure_key', 'measured_ways', 'rows_of_way', 'is_finished', 'older_parts', 'unsound', 'damage', 'damages']
 
 # %% ../../nbs/engine/store.ipynb #a8ba3479
 import ast, hashlib, io, json, re, sys, tokenize
@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..core.files import ResultError, read_manifest, sha256
-from ..core.registry import entries
+from ..core.registry import Entry, entries
 from .identity import difference, measuring_identity, recorded_run, training_identity
 from .plan import RunConfig
 from ..training.parameters import applying, optional_settings
@@ -72,6 +72,22 @@ def code_hash(
     text = ''.join(f'{name}\n{text}\n' for name, text in sources(*modules).items())
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
+# %% ../../nbs/engine/store.ipynb #29dfdf61
+def acting_causes(
+    config:RunConfig, # A run
+)->list[Entry]: # Of the registry
+    "The causes that have any strength in a run, beside those that train weights of their own"
+    causes = applying('cause', config.study.offers).values()
+    return [entry for entry in causes if 'trains' not in entry.about
+            and getattr(config.settings, entry.about['strength'])]
+
+# %% ../../nbs/engine/store.ipynb #59717ae4
+def training_part(
+    config:RunConfig, # A run
+)->str: # 'training', or 'training, dropout'
+    "What the training of a run is called beside that of runs under other causes"
+    return ', '.join(['training', *(entry.name for entry in acting_causes(config))])
+
 # %% ../../nbs/engine/store.ipynb #62134380
 def computing(
     config:RunConfig, # A run
@@ -81,9 +97,9 @@ def computing(
     offers, s = config.study.offers, config.settings
     used = entries('task')[s.task].module, entries('dataset')[s.dataset].module
     if part != 'training': return [applying('measure', offers)[part].module, *used]
-    causes = [entry.module for entry in applying('cause', offers).values() # those that act
-              if 'trains' in entry.about or getattr(s, entry.about['strength'])]
-    return [config.study.untrained.partition(':')[0], 'modspec.training.loop', *causes, *used]
+    trains = [entry for entry in applying('cause', offers).values() if 'trains' in entry.about]
+    modules = [entry.module for entry in (*trains, *acting_causes(config))]
+    return [config.study.untrained.partition(':')[0], 'modspec.training.loop', *modules, *used]
 
 # %% ../../nbs/engine/store.ipynb #8e650534
 def codes(
