@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CAUSES_CLAIMS', 'MIDDLE', 'RULED', 'SOURCES', 'ADDED', 'CAUSES_LEDGER', 'decided', 'toward_modules', 'enter_cause',
-           'related_goals_every_100_steps', 'prices_scatter', 'training_makes_modules', 'goals_must_be_related',
+           'settled_goals_must_be_related', 'prices_scatter', 'training_makes_modules', 'goals_must_be_related',
            'modules_of_goals_stay', 'length_makes_modules', 'dropout_trades_specialists',
            'modular_networks_adapt_faster', 'regularisers_generalise_by_modules', 'l2_has_a_square_root',
            'causes_claims']
@@ -55,7 +55,7 @@ def toward_modules(
 RULED = [column for column in BEYOND if 'used' not in column] # What the first rules speak of
 SOURCES = {'L1': 'Post 3', 'L2': 'Post 3', 'dropout': 'Post 1', 'changing goals': 'Post 5',
            'connection cost': 'Post 6', 'towers': 'Control',
-           'goals every 100 steps': 'Post 5'} # Where a claim is from; else 'Post 2'
+           'settled goals': 'Post 5'} # Where a claim is from; else 'Post 2'
 
 def enter_cause(
     cause:str, # In words
@@ -88,21 +88,23 @@ for cause, point in MIDDLE.items():
                 'the places in use. Added after the other numbers were seen.')
 
 # %% ../../../nbs/studies/causes/claims.ipynb #fbe0f216
-ADDED = 'Added after the numbers were seen'
+ADDED = 'Added after the numbers of changing goals were seen'
 
 for kind, columns in (('as it is', [*MODULAR]), ('beyond the nulls', BEYOND)):
-    enter_cause('goals every 100 steps', 'goals_4', columns, kind,
-                f'As for changing goals, at a change every 100 steps. {ADDED}.')
+    enter_cause('settled goals', 'settled_2', columns, kind,
+                f'As for changing goals, after 200 further steps on the training goal. {ADDED}.')
 
 @claim(CAUSES_CLAIMS, 'Post 5; Kashtan & Alon 2005',
-       'SI and FI with related goals every 100 steps minus those with permuted and with near '
-       f'goals, seed by seed: above 0, whole intervals. {ADDED}.')
-def related_goals_every_100_steps(evidence:Evidence)->Finding:
-    "Every 100 steps, it is related goals that make networks modular, not change."
-    networks = decided(evidence, 'goals_4')
+       'SI and FI with related goals every 20 and every 100 steps minus those with permuted and '
+       f'with near goals, all settled, seed by seed: above 0, whole intervals. {ADDED}.')
+def settled_goals_must_be_related(evidence:Evidence)->Finding:
+    "Of networks that have settled, too, it is related goals that make them modular, not change."
+    controls = [(f'{kind}_settled_{period}', period) for kind in ('permuted', 'near')
+                for period in (2, 4)]
+    networks = decided(evidence, 'settled_2', 'settled_4', *(name for name, _ in controls))
     return toward_modules(networks, {
-        f'{column} over {control}': ('goals_4', f'{control}_4', column)
-        for control in ('permuted', 'near') for column in ('si', 'fi')})
+        f'{column} over {control}': (f'settled_{period}', control, column)
+        for control, period in controls for column in ('si', 'fi')})
 
 # %% ../../../nbs/studies/causes/claims.ipynb #83b72abd
 @claim(CAUSES_CLAIMS, 'Post 3; Filan et al. 2021',
