@@ -51,7 +51,7 @@ test: env ## check that code and notebooks agree, lint, check types, run every n
 	@echo "== notebooks"
 	@$(RUN_ONE_THREAD) nbdev_test --n_workers 2
 	@echo "== tests"
-	@$(RUN_ONE_THREAD) python -m pytest
+	@$(RUN_ONE_THREAD) python -m pytest -n 2 --dist loadfile
 
 test-slow: env ## provoke every fault that nbs/faults.ipynb lists, and record what happened (1.5 hours; MODSPEC_RUNS=20: half an hour)
 	@$(RUN_ONE_THREAD) python -m pytest -m provokes --record=results/faults.csv

@@ -188,7 +188,8 @@ def test_values_with_strange_characters(tmp_path):
     with forgetting_plugins():
         (tmp_path / 'odd.py').write_text("REGISTERED = ["
             "dict(kind='measure', name='odd', object='odd', values={'odd': dict(axes=[])}),\n"
-            "    dict(kind='cause', name='why', object='odd', settings={'kind': dict(default='a', choices=['a', 'a b', "
+            "    dict(kind='cause', name='why', object='odd', strength='why', settings={"
+            "'why': dict(default=0.0, least=0, most=1), 'kind': dict(default='a', choices=['a', 'a b', "
             "'a,b', '/ü', '../x'])})]\nodd = None")
         def sweep(*kinds):
             return make_sweep({'axes': {'sparsity': [1.], 'kind': [*kinds]}, 'plugins': ['odd.py']}, tmp_path)
@@ -424,7 +425,8 @@ def test_a_plugin_that_is_missing(tmp_path):
     "A cause that only a plugin has does not turn into none; the setting of a measure may be unknown"
     with forgetting_plugins():
         (tmp_path / 'norm.py').write_text(NORM)
-        (tmp_path / 'why.py').write_text("REGISTERED = [dict(kind='cause', name='why', object='why', settings="
+        (tmp_path / 'why.py').write_text("REGISTERED = [dict(kind='cause', name='why', object='why', "
+                                         "strength='force', settings="
                                          "{'force': dict(default=0.0, least=0, most=9)})]\nwhy = None")
         values = dict(axes={'sparsity': [0.07], 'power': [1., 2.]}, settings=TINY | {'force': 1.}, seeds=1,
                       plugins=['norm.py', 'why.py'])
