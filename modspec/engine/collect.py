@@ -165,8 +165,8 @@ def collect_sweep(
                 for name, described in one['measures'].items()}
     data = next(iter(manifests.values()))['training'].get('data', {})
     parts = {folder.name: training_part(run) for folder, run in folders.items()}
-    about = dict(config=meaning(sweep), codes=codes_of(manifests, parts), measures=measures, data=data,
-                 runs={name: circumstances_of(one) for name, one in manifests.items()},
+    about = dict(config=meaning(sweep), codes=codes_of(manifests, parts), measures=measures,
+                 data=data, runs={name: circumstances_of(one) for name, one in manifests.items()},
                  missing=missing)
     replace_tables(results, join_tables(sweep, results, missing), about)
     return results
