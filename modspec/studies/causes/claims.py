@@ -69,7 +69,7 @@ def enter_cause(
         return toward_modules(decided(evidence, point),
                               {column: (point, 'baseline', column) for column in columns})
     check.__name__ = f'{cause} {kind}'.replace(' ', '_')
-    check.__doc__ = f'{cause[0].upper()}{cause[1:]} makes networks modular, {kind}.'
+    check.__doc__ = f'With {cause}, networks are more modular, {kind}.'
     claim(CAUSES_CLAIMS, SOURCES.get(cause, 'Post 2'), test)(check)
 
 for cause, point in MIDDLE.items():
@@ -92,7 +92,8 @@ ADDED = 'Added after the numbers of changing goals were seen'
 
 for kind, columns in (('as it is', [*MODULAR]), ('beyond the nulls', BEYOND)):
     enter_cause('settled goals', 'settled_2', columns, kind,
-                f'As for changing goals, after 200 further steps on the training goal. {ADDED}.')
+                'As for changing goals, after 200 further steps on the training goal, and beyond '
+                f'the nulls also beside the weights in use. {ADDED}.')
 
 @claim(CAUSES_CLAIMS, 'Post 5; Kashtan & Alon 2005',
        'SI and FI with related goals every 20 and every 100 steps minus those with permuted and '
