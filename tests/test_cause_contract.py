@@ -124,8 +124,8 @@ def test_what_no_cause_can_do_is_refused(name, bad):
 
 
 def test_a_goal_that_the_task_lacks():
-    with pytest.raises(ValueError, match="goal must be one of .*got 'parity'"):
-        trained('layered', networks('layered'), switching=.1, switch_to='parity')
+    with pytest.raises(ValueError, match="switch_to must be one of .*got 'parity'"):
+        settings('layered', switch_to='parity')
     with pytest.raises(ValueError, match="'parity_sentence' has no goals"):
         trained('recurrent', networks('recurrent'), switching=.1, task='parity_sentence')
 

@@ -14,11 +14,13 @@ from modspec.training.parameters import (
     Parameters,
     SparseTraining,
     Training,
+    applying,
     identity,
     make_parameters,
     measure_settings,
     setting,
     settings_class,
+    settings_of,
 )
 
 FIELDS = {field.name: field for field in fields(Parameters())}
@@ -31,7 +33,8 @@ GATED = dict(decision=dict(loss='winner'))  # what else has to be said for every
 
 
 def test_every_number_has_a_range():
-    assert {*FIELDS} == {*(field.name for field in NUMBERS), *CHOICES, 'rewire'}
+    either = {name for name, field in FIELDS.items() if isinstance(field.default, bool)}
+    assert {*FIELDS} == {*(field.name for field in NUMBERS), *CHOICES, *either} and 'rewire' in either
     assert 'lr' not in WHOLE and 'epochs' in WHOLE and OPTIONAL == ['connection_lr']
     with pytest.raises(FrozenInstanceError): Parameters().lr = 1.
 
@@ -126,7 +129,8 @@ def test_one_class_for_the_same_settings():
 def test_what_networks_do_not_have_brings_no_settings():
     names = {offers: {field.name for field in fields(settings_class(Training, offers))}
              for offers in ((), ('subnetworks', 'interconnections'), SPARSE)}
-    assert names[()] == {field.name for field in fields(Training)}
+    general = {name for entry in applying('cause', ()).values() for name in settings_of(entry)}
+    assert names[()] == {field.name for field in fields(Training)} | general and 'dropout' in general
     assert names[SPARSE] - names['subnetworks', 'interconnections'] == {*measure_settings()['bottleneck']}
     assert 'walk' in names['subnetworks', 'interconnections']
 

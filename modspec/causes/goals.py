@@ -58,14 +58,13 @@ def nearby(
 MADE_GOALS = 'permuted', 'near' # Second goals that are made, for every network its own
 
 class SwitchingGoals(Cause):
-    "Asks for another target every so many steps; `ValueError` for a goal that the task lacks"
+    "Asks for another target every so many steps; `ValueError` for a task of one goal"
     def __init__(self, stack, strength, parameters, n_steps):
         super().__init__(stack, strength, parameters, n_steps)
         self.task = task_named(parameters.task)
         related = [*self.task.goals][1:2]
         if not related: raise ValueError(f'task {parameters.task!r} has no goals to switch between')
-        name = parameters.switch_to
-        self.other = self.task.goal(related[0] if name in ('related', *MADE_GOALS) else name)
+        self.other, name = self.task.goal(related[0]), parameters.switch_to
         self.periods = [round(1 / s) if s else 0 for s in strength.tolist()]
         self.tables = self.made(name) if name in MADE_GOALS else None
 
@@ -99,9 +98,8 @@ REGISTERED = [dict(
     settings={
         # 1 / E, changes of the goal per step
         'switching': dict(default=0.0, least=0, most=1),
-        # The goal beside the training goal: the task's related one, another of its goals by name,
-        # 'permuted' or 'near'
-        'switch_to': dict(default='related'),
+        # The goal beside the training goal: the task's related one, or one that is made
+        'switch_to': dict(default='related', choices=['related', 'permuted', 'near']),
         # Steps at the end on the training goal alone
         'settle': dict(default=0, least=0, most=1_000_000),
     },

@@ -113,7 +113,7 @@ def community_structure(
     dataset:Dataset|None, # Not used
     parameters:Any, # `q_trials` and `q_draws`
     *, bar:tqdm|None=None, # Not used
-)->dict[str, Tensor]: # 'q_max', 'n_communities', and 'q_max' beside both nulls; each (networks,)
+)->dict[str, Tensor]: # 'q_max', 'n_communities', and 'q_max' beside its nulls; each (networks,)
     "The best division of each network, beside those of shuffled ones; `ValueError` for bad weights"
     matrices = [W[:, 0] for name, W in stack.weights.items() if name.startswith('W_')]
     for W in matrices: check_finite_networks(W, stack, 'a weight')

@@ -25,7 +25,6 @@ from sweeps import CONFIG, computed, contents, swept, until, write_config
 from modspec.analysis.tables import read_table
 from modspec.core import files
 from modspec.core.files import ResultError, read_manifest
-from modspec.core.registry import entries
 from modspec.engine import collect, notebook, processes
 from modspec.engine import run as runs
 from modspec.engine import weights as stored
@@ -619,7 +618,7 @@ def test_no_room_for_the_seal_of_a_run(there, monkeypatch):
         target.write_text('{}')
 
     monkeypatch.setattr(notebook, 'execute', executed)
-    spared = 1 + len(entries('measure'))  # that of the training, and one after each measure
+    spared = 1 + len(CONFIG.study.measures)  # that of the training, and one after each measure
     with full_at('manifest.json', monkeypatch, spared=spared), pytest.raises(RunFailed, match='p=0.07 .*too large'):
         run_notebook(CONFIG, Path('out'))
     assert contents('older') == before and verify_results('out')[1] == {} and not list(there.glob('.*'))

@@ -28,24 +28,28 @@ NAN, INF = math.nan, math.inf
 # What is legal, said once more: nothing here is taken from the package
 WHOLE = {  # name: (least, most)
     'n_hidden': (2, 10_000), 'n_bottleneck': (1, 10_000), 'n_subnetworks': (1, 10), 'n_steps': (2, 1000),
-    'n_pairs': (0, 100_000_000)}
+    'n_pairs': (0, 100_000_000), 'settle': (0, 1_000_000)}
 WHOLE |= {f'{part}epochs': (1, 10_000) for part in ('', 'bottleneck_', 'readout_', 'mask_')}
 WHOLE |= {f'{part}batch_size': (1, 1_000_000) for part in ('', 'readout_', 'mask_')}
 FRACTIONS = ['mask_fraction', 'decay', 'connection_decay', 'readout_decay']  # in (0, 1]
 BETAS = ['rho', 'connection_beta']  # in [0, 0.999999]
 RATES = ['lr', 'connection_lr_sparse', 'connection_lr_dense', 'readout_lr', 'mask_lr']  # in (0, 1e9]
-STRENGTHS = ['walk', 'l1', 'connection_lr']  # in [0, 1e9]
+STRENGTHS = ['walk', 'l1', 'connection_lr', 'l1_strength', 'l2_strength']  # in [0, 1e9]
+SHARES = {'dropout': .99, 'pruning': .999, 'switching': 1.}  # in [0, so much]
+EITHER = ['rewire', 'dropout_each_step', 'regrowth']  # true or false
 OPTIONAL = ['connection_lr']  # may be none
 CHOICES = {
-    'dataset': ['digits', 'mnist'], 'architecture': ['standard', 'bottleneck', 'both'],
-    'task': ['parity', 'parity_sentence', 'digit'], 'inputs': ['unit', 'standardized'], 'message': ['inside', 'before'],
+    'dataset': ['digits', 'mnist', 'retina'], 'architecture': ['standard', 'bottleneck', 'both'],
+    'task': ['parity', 'parity_sentence', 'digit', 'retina'],
+    'inputs': ['unit', 'standardized'], 'message': ['inside', 'before'],
     'decision': ['max', 'absolute'], 'connection_start': ['uniform', 'normal'], 'mask_scores': ['own', 'incoming'],
     'mask_loss': ['winner', 'mixture'], 'loss': ['winner', 'mixture'], 'precision': ['fp32', 'bf16', 'auto'],
-    'connection_signs': ['constant', 'free'], 'optimizer': ['adadelta', 'adam'], 'readouts': ['trained', 'frozen']}
+    'connection_signs': ['constant', 'free'], 'optimizer': ['adadelta', 'adam'], 'readouts': ['trained', 'frozen'],
+    'pruning_when': ['during', 'after'], 'switch_to': ['related', 'permuted', 'near']}
 OF_A_RUN = {'seeds': (1, 10_000), 'first_seed': (0, 1_000_000)}
 OF_A_SWEEP = {'seeds': (1, 10_000), 'seeds_per_run': (1, 10_000), 'values_per_run': (1, 10_000)}
 COUNTS = WHOLE | OF_A_RUN | OF_A_SWEEP
-NUMBERS = [*WHOLE, *FRACTIONS, *BETAS, *RATES, *STRENGTHS]
+NUMBERS = [*WHOLE, *FRACTIONS, *BETAS, *RATES, *STRENGTHS, *SHARES]
 DEFAULTS = {field.name: field.default for field in fields(STUDY.settings)}  # among them epochs, batch size, q, T and N
 anything = st.one_of(
     st.integers(), st.integers(-3, 3), st.floats(), st.floats(-1, 2), st.sampled_from([NAN, INF, -INF, 0., 1., 1e-5]),
@@ -65,18 +69,20 @@ def legal(name, value):
     "Whether a run may have the value, said once more and in other words than in the package"
     if name in COUNTS: return is_whole(value, *COUNTS[name])
     if name in CHOICES: return isinstance(value, str) and value in CHOICES[name]
-    if name == 'rewire': return isinstance(value, bool)
+    if name in EITHER: return isinstance(value, bool)
     if name in OPTIONAL and value is None: return True
     if not is_number(value): return False
     if name == 'sparsity': return .0001 * (1 - 1e-9) <= value <= 1  # of N = 100 units: 1/N² or more
     if name in FRACTIONS: return 0 < value <= 1
     if name in BETAS: return 0 <= value <= .999999
     if name in RATES: return 0 < value <= 1e9
+    if name in SHARES: return 0 <= value <= SHARES[name]
     return name in STRENGTHS and 0 <= value <= 1e9
 
 
-def beside(name):
-    "What else is said with a setting, so that all of its legal values are: a mixture has one way to decide"
+def beside(name, value=None):
+    "What else is said with a setting, so that all of its legal values are: one way to decide, a task of its data"
+    if value == 'retina' and name in ('dataset', 'task'): return {'dataset' if name == 'task' else 'task': 'retina'}
     return {'loss': 'winner'} if name == 'decision' else {}
 
 
@@ -121,7 +127,7 @@ def assert_refused(answer, name, folder, files):
 @example('decision', 'absolute', True)
 def test_sweeps_file(name, value, as_axis):
     "Any value at any place of a sweep's file: what is legal is loaded, all else is refused"
-    values = dict(axes={'sparsity': [1]}, settings=beside(name))
+    values = dict(axes={'sparsity': [1]}, settings=beside(name, value))
     if name in OF_A_SWEEP: values[name] = value
     elif as_axis or name == 'sparsity': values['axes'] |= {name: [value]}
     else: values['settings'] |= {name: value}
@@ -166,7 +172,7 @@ def test_options(name, text):
 def test_any_setting(name, text):
     "Any text for any setting with `--set`"
     with empty_folder() as folder:
-        more = [f'--set={other}={value}' for other, value in beside(name).items()]
+        more = [f'--set={other}={value}' for other, value in beside(name, text).items()]
         more += ['--sparsity=1'] * (name != 'sparsity')
         answer = invoke('run', '--out=out', '--set', f'{name}={text}', *more)
         kinds = {bool: lambda said: {'true': True, 'false': False}.get(said.lower(), said), int: whole, float: number,
@@ -185,7 +191,7 @@ def test_any_setting(name, text):
 def test_library(name, value):
     "The same for whoever builds a run in Python: never another error than ValueError, never a silent conversion"
     many_sparsities = name == 'sparsity' and isinstance(value, list) and value and all(legal(name, p) for p in value)
-    if legal(name, value): assert sparsity_run(**{'sparsity': .5, name: value})
+    if legal(name, value): assert sparsity_run(**{'sparsity': .5, name: value} | beside(name, value))
     elif not many_sparsities:
         with pytest.raises(ValueError, match=f'{name} must be .*, got '): sparsity_run(**{'sparsity': .5, name: value})
 
@@ -195,7 +201,7 @@ def test_library(name, value):
 @given(st.sampled_from(list(DEFAULTS)), anything)
 def test_every_setting(name, value):
     if legal(name, value):
-        assert getattr(STUDY.settings(**{name: value} | beside(name)), name) == value or value == 'auto'
+        assert getattr(STUDY.settings(**{name: value} | beside(name, value)), name) == value or value == 'auto'
     else:
         with pytest.raises(ValueError, match=f'{name} must be .*, got '): STUDY.settings(**{name: value})
 
@@ -207,6 +213,7 @@ def ends(name):
     if name == 'sparsity': return (.0001, 1.), (.0001 * (1 - 1e-8), math.nextafter(1, 2))
     if name in FRACTIONS: return (above, 1.), (0., math.nextafter(1, 2))
     if name in BETAS: return (0., .999999), (-above, math.nextafter(.999999, 1))
+    if name in SHARES: return (0., SHARES[name]), (-above, math.nextafter(SHARES[name], 2))
     return (above if name in RATES else 0., 1e9), (0. if name in RATES else -above, math.nextafter(1e9, INF))
 
 
@@ -214,7 +221,7 @@ def ends(name):
 @pytest.mark.parametrize('name', CHOICES)
 def test_choices(name):
     "Each is accepted, and no other: the message lists all that are"
-    for value in CHOICES[name]: assert STUDY.settings(**{name: value} | beside(name))
+    for value in CHOICES[name]: assert STUDY.settings(**{name: value} | beside(name, value))
     with pytest.raises(ValueError) as error: STUDY.settings(**{name: None})
     assert str(error.value) == f'{name} must be one of {CHOICES[name]}, got None'
 
