@@ -143,14 +143,13 @@ def older_tables(
     manifest:dict, # Of a sweep
 )->dict[str, int]: # By part: how many runs
     "Which parts of a sweep's tables other code than today's has computed"
-    planned = recorded_sweep(manifest['config']).runs()
-    first, found = next(iter(planned.values())), Counter[str]()
-    for part, of_part in manifest.get('codes', {}).items():
-        for code, names in of_part.items():
-            run = planned.get(names[0], first) if names else first
-            same = codes(run) | {training_part(run): codes(run)['training']}
-            if code not in ('converted', same.get(part, code)): found[part] += len(names)
-    return {**found}
+    runs = {training_part(run): run for run in recorded_sweep(manifest['config']).runs().values()}
+    today = codes(next(iter(runs.values())))
+    today |= {part: codes(run)['training'] for part, run in runs.items()}
+    found = {part: sum(len(names) for code, names in of_part.items()
+                       if code not in ('converted', today.get(part, code)))
+             for part, of_part in manifest.get('codes', {}).items()}
+    return {part: n for part, n in found.items() if n}
 
 # %% ../../nbs/engine/status.ipynb #28526e0f
 def other_code(
