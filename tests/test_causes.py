@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from modspec.analysis.evidence import Evidence
+from modspec.analysis.evidence import Evidence, estimate
 from modspec.analysis.ledger import check_claims
 from modspec.analysis.tables import read_table
 from modspec.core.data import load_dataset
@@ -129,3 +129,15 @@ def test_a_table_without_causes_decides_nothing():
     plain = invented({}).drop(columns='variation')
     assert set(verdicts(plain).drop('l2-has-a-square-root')) == {'cannot be decided here'}
     assert CAUSES_LEDGER.claims() == CAUSES_CLAIMS
+
+
+# the committed results
+
+def test_controls_move_the_measures():
+    "B18: networks cut in two are beyond the shuffles in their layers by all measures, untrained ones by none"
+    table = read_table(ROOT / 'results' / 'causes_retina')
+    networks, untrained = caused_networks(table), caused_networks(table, trained=False).loc['baseline']
+    beyond = ['q_max, layer', 'ncut, layer', 'si, splits', 'fi, splits']
+    for column in (*MODULAR, *beyond): assert estimate(shift(networks, 'towers_4', column)).low > 0, column
+    for column in beyond: assert abs(estimate(untrained[column]).mean) < 1, column
+    assert networks.groupby(level='variation').size().eq(30).all()
