@@ -61,7 +61,7 @@ def enter_cause(
     cause:str, # In words
     point:str, # Variation that stands for it
     columns:Sequence[str], # Of which values
-    kind:str, # 'as it is', or 'beyond the nulls'
+    kind:str, # 'taken as they are', or 'beyond the nulls'
     test:str, # What decides, in words
 )->None:
     "Enter one claim about a cause"
@@ -73,7 +73,7 @@ def enter_cause(
     claim(CAUSES_CLAIMS, SOURCES.get(cause, 'Post 2'), test)(check)
 
 for cause, point in MIDDLE.items():
-    enter_cause(cause, point, [*MODULAR], 'as it is',
+    enter_cause(cause, point, [*MODULAR], 'taken as they are',
                 'At the middle strength, minus the baseline, seed by seed: Q*, minus n-cut, SI and '
                 'FI above 0, whole intervals.')
 for cause, point in MIDDLE.items():
@@ -90,7 +90,7 @@ for cause, point in MIDDLE.items():
 # %% ../../../nbs/studies/causes/claims.ipynb #fbe0f216
 ADDED = 'Added after the numbers of changing goals were seen'
 
-for kind, columns in (('as it is', [*MODULAR]), ('beyond the nulls', BEYOND)):
+for kind, columns in (('taken as they are', [*MODULAR]), ('beyond the nulls', BEYOND)):
     enter_cause('settled goals', 'settled_2', columns, kind,
                 'As for changing goals, after 200 further steps on the training goal, and beyond '
                 f'the nulls also beside the weights in use. {ADDED}.')
