@@ -17,8 +17,9 @@ from modspec.measures.performance import evaluate
 from modspec.networks.choices import ACTIVATIONS, layer_widths
 from modspec.networks.feedforward import NONLINEARITIES, FeedForward, init_feedforward, layer_shapes
 from modspec.networks.stack import last_state
-from modspec.studies.upstream_downstream.config import UPSTREAM_DOWNSTREAM, LayeredTraining
+from modspec.studies.upstream_downstream.config import UPSTREAM_DOWNSTREAM
 from modspec.training.loop import train
+from modspec.training.parameters import LayeredTraining
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted((ROOT / 'config' / 'upstream_downstream').glob('*.yaml'))

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from .cause import Cause, dense_matrices
+from .cause import Cause, dense_matrices, per_network
 from ..core.streams import generators
 from ..networks.graph import coordinates
 
@@ -51,9 +51,9 @@ class ConnectionCost(Cause):
 
     def penalty(self, weights:dict[str, Tensor])->Tensor:
         "The sum over all connections"
-        parts = [(w.abs() * length).flatten(1).sum(1)
-                 for w, length in zip(dense_matrices(weights).values(), self.lengths)]
-        return self.strength * sum(parts[1:], parts[0])
+        matrices = dense_matrices(weights).values()
+        return self.strength * per_network([w.abs() * length for w, length
+                                            in zip(matrices, self.lengths)])
 
     @torch.no_grad()
     def after(self, step:int)->None:

@@ -8,21 +8,19 @@ __all__ = ['REGISTERED', 'L1', 'L2']
 # %% ../../nbs/causes/penalties.ipynb #2b409b9c
 from torch import Tensor
 
-from .cause import Cause, dense_matrices
+from .cause import Cause, dense_matrices, per_network
 
 # %% ../../nbs/causes/penalties.ipynb #bb2297d3
 class L1(Cause):
     "The sum of the sizes of all weights, times the strength"
     def penalty(self, weights:dict[str, Tensor])->Tensor:
-        sums = [w.abs().flatten(1).sum(1) for w in dense_matrices(weights).values()]
-        return self.strength * sum(sums[1:], sums[0])
+        return self.strength * per_network([w.abs() for w in dense_matrices(weights).values()])
 
 # %% ../../nbs/causes/penalties.ipynb #b037117b
 class L2(Cause):
     "The sum of the squares of all weights, times the strength"
     def penalty(self, weights:dict[str, Tensor])->Tensor:
-        sums = [w.square().flatten(1).sum(1) for w in dense_matrices(weights).values()]
-        return self.strength * sum(sums[1:], sums[0])
+        return self.strength * per_network([w.square() for w in dense_matrices(weights).values()])
 
 # %% ../../nbs/causes/penalties.ipynb #9ba7a6ce
 REGISTERED = [

@@ -211,11 +211,12 @@ def train_epoch(
     causes:Sequence[Cause]=(), # What acts beside the loss
 )->tuple[Tensor, Tensor]: # Mean loss and accuracy over the epoch, each of shape (networks,)
     "One pass over the pairs"
-    task, record, weights, model = parameters.task, [], stack.weights, stack.architecture
+    task, record = task_named(parameters.task), []
+    weights, model = stack.weights, stack.architecture
     first = (epoch - 1) * n_batches(pairs.shape[-1], parameters.batch_size)
     for step, index in enumerate(batches(pairs, parameters.batch_size), first):
         x, shown = gather_batch(digits, index, model.precision)
-        gates, target = asked(causes, step, shown, task_named(task))
+        gates, target = asked(causes, step, shown, task)
         r = model.readouts(weights, last_state(model, weights, x, gates))
         loss, accuracy = batch_loss(r, target, model.decision,
                                     getattr(parameters, 'loss', 'winner'))

@@ -7,37 +7,27 @@ __all__ = ['REGISTERED', 'CAUSES', 'RetinaTraining']
 
 # %% ../../../nbs/studies/causes/config.ipynb #a1fe8a33
 from dataclasses import dataclass
-from typing import Any
 
 from ...engine.plan import Study
-from ...networks.choices import ACTIVATIONS, FIRST_WEIGHTS, OPTIMIZERS, layer_widths
-from ...training.parameters import Training, check_shown, setting
+from ...networks.choices import ACTIVATIONS, FIRST_WEIGHTS, OPTIMIZERS
+from ...training.parameters import LayeredTraining, setting
 
 # %% ../../../nbs/studies/causes/config.ipynb #bccdacd6
 @dataclass(frozen=True)
-class RetinaTraining(Training):
+class RetinaTraining(LayeredTraining):
     "A network of layers on the retina, and how it is trained; the defaults are ours"
     dataset:str = setting('retina', choices='dataset', introduced='') # As registered
     layers:str = setting('16-8') # Units of each hidden layer, see `layer_widths`
     activation:str = setting('tanh', choices=ACTIVATIONS) # What a unit makes of its input
+    task:str = setting('retina', choices='task') # What is asked, as registered
     start:str = setting('glorot', choices=FIRST_WEIGHTS) # What weights begin with
     gain:float = setting(1.0, 0, 1e3, closed=False) # Factor on the weights they begin with
-    task:str = setting('retina', choices='task') # What is asked, as registered
     epochs:int = setting(15, 1, 10_000) # Epochs
     n_pairs:int = setting(51_200, 0, 100_000_000) # Patterns per epoch: all of them 200 times
     batch_size:int = setting(256, 1, 1_000_000) # Patterns per batch: all of them
     optimizer:str = setting('adam', choices=OPTIMIZERS) # Of the weights
     lr:float = setting(0.01, 0, 1e9, closed=False) # Its learning rate
     decay:float = setting(1.0, 0, 1, closed=False) # Factor on it after each epoch
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_shown(self.task, self.dataset)
-        layer_widths(self.layers)
-
-    def columns(self)->dict[str, Any]:
-        "What tables say of a network beside its settings: the number of its hidden layers"
-        return dict(n_layers=len(layer_widths(self.layers)))
 
 # %% ../../../nbs/studies/causes/config.ipynb #106d37a6
 REGISTERED = [dict(kind='study', name='causes', object='CAUSES', label='causes of modularity')]

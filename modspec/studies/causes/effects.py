@@ -77,10 +77,9 @@ def hedges(
     networks:pd.DataFrame, # From `caused_networks`
     variation:str, # Under which cause
     column:str, # Of which value
-    against:str='baseline', # Compared with what
 )->float: # 0 where nothing varies and nothing differs
-    "A standardised difference of two groups (Hedges 1981)"
-    both = [networks.loc[name, column].dropna() for name in (variation, against)]
+    "A standardised difference to the baseline (Hedges 1981)"
+    both = [networks.loc[name, column].dropna() for name in (variation, 'baseline')]
     spread = np.sqrt(sum(x.var() for x in both) / 2)
     apart, n = both[0].mean() - both[1].mean(), min(map(len, both))
     if apart == 0: return 0.
@@ -152,13 +151,12 @@ def figure_effects(
 def figure_doses(
     networks:pd.DataFrame, # From `caused_networks`
     families:dict[str, list[str]], # Variations of each cause, from weak to strong
-    measures:Sequence[str]=('q_max', 'ncut', 'si', 'fi'), # Rows
 )->Figure: # Page width
     "Values (black) and the means of their nulls (gray, a line each) along the strengths of causes"
-    fig, axes = plt.subplots(len(measures), len(families), sharex='col', sharey='row',
-                             figsize=(PAGE_WIDTH, 1.1 * len(measures)), squeeze=False)
+    fig, axes = plt.subplots(len(MODULAR), len(families), sharex='col', sharey='row',
+                             figsize=(PAGE_WIDTH, 1.1 * len(MODULAR)), squeeze=False)
     means = networks.groupby(level='variation').mean()
-    for row, name in zip(axes, measures):
+    for row, name in zip(axes, MODULAR):
         for ax, points in zip(row, families.values()):
             there = means.loc[['baseline', *points]]
             ax.plot(range(len(there)), there[name], 'k-o', markersize=3)
@@ -176,12 +174,11 @@ def figure_against(
     networks:pd.DataFrame, # From `caused_networks`
     families:dict[str, list[str]], # Variations of each cause, from weak to strong
     x:str='density', # Or 'weight_norm'
-    measures:Sequence[str]=('q_max', 'ncut', 'si', 'fi'), # Panels
 )->Figure: # Page width
     "A line for each cause, from the baseline through its strengths"
-    fig, axes = plt.subplots(1, len(measures), figsize=(PAGE_WIDTH, 2.2))
+    fig, axes = plt.subplots(1, len(MODULAR), figsize=(PAGE_WIDTH, 2.2))
     means, colors = networks.groupby(level='variation').mean(), plt.get_cmap('tab10')
-    for ax, name in zip(axes, measures):
+    for ax, name in zip(axes, MODULAR):
         for k, (cause, points) in enumerate(families.items()):
             line = means.loc[['baseline', *points]]
             ax.plot(line[x], line[name], '-o', color=colors(k), markersize=3, label=cause,
