@@ -12,18 +12,18 @@ from modspec.core.registry import entries
 from modspec.core.streams import generators
 from modspec.measures import clusterability as chapter
 from modspec.measures.clusterability import (
+    block_ncuts,
     clusterability,
     k_means,
-    layered_ncut,
     members,
     ncut,
     network_clusterability,
     normalize_units,
     restarts,
-    undirected_graph,
 )
 from modspec.measures.nulls import SHUFFLES, shuffled
-from modspec.networks.feedforward import FeedForward, init_feedforward, layered_graph
+from modspec.networks.feedforward import FeedForward, init_feedforward
+from modspec.networks.graph import layer_blocks, undirected_graph
 from modspec.networks.stack import Stack
 from modspec.training.parameters import Training, make_parameters
 
@@ -235,7 +235,7 @@ def test_nodes_without_an_edge_are_left_out():
 def test_graph_has_the_edges_of_the_network():
     stack = init_feedforward(FeedForward(5, (4, 3), 2), [0, 1])
     stack.weights['W_2'][0, 0, 1] = 0
-    edges = layered_graph(stack.weights)
+    edges = stack.architecture.adjacency(stack.weights)
     weights = [W[:, 0] for name, W in stack.weights.items() if name.startswith('W_')]
     graph = undirected_graph(weights)
     assert torch.equal(graph > 0, edges | edges.mT) and torch.equal(graph, graph.mT)
@@ -279,7 +279,7 @@ def test_shuffles_keep_the_weights_of_each_layer(kind):
     "B8: all of them, and their places too where only sizes move"
     W = untrained(9, 8, 7, 3, seeds=range(3))[1]
     W = W * (W > 0)
-    drawn = shuffled(W, kind, generators=generators(range(3), 'test'))
+    drawn = shuffled(W, kind, streams=generators(range(3), 'test'))
     assert torch.equal(drawn.flatten(1).sort().values, W.flatten(1).sort().values) and not torch.equal(drawn, W)
     if kind == 'support': assert torch.equal(drawn != 0, W != 0)
 
@@ -313,7 +313,7 @@ def test_same_values_again_and_alone():
 def test_only_units_without_a_scale_are_normalised():
     weights = untrained(8, 16, 8, 3, seeds=range(3))
     other = [weights[0] * 8, weights[1], weights[2] / 8]
-    found = {activation: [layered_ncut(W, 4, activation=activation, seeds=range(3)) for W in (weights, other)]
+    found = {activation: [block_ncuts(layer_blocks(W), 4, activation=activation, seeds=range(3)) for W in (weights, other)]
              for activation in ('relu', 'linear', 'tanh')}
     for activation in ('relu', 'linear'): torch.testing.assert_close(*found[activation], rtol=0, atol=.02)
     assert (found['tanh'][0] - found['tanh'][1]).abs().max() > .1

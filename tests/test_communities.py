@@ -21,7 +21,7 @@ from modspec.measures.communities import (
 )
 from modspec.measures.structure import newman_q
 from modspec.networks.feedforward import FeedForward, init_feedforward
-from modspec.networks.graph import undirected_graph
+from modspec.networks.graph import layer_blocks, undirected_graph
 from modspec.training.parameters import Training, make_parameters
 
 weight = st.one_of(st.just(0.0), st.floats(1e-3, 1e3))
@@ -176,7 +176,8 @@ def test_isolated_nodes_are_in_no_cluster(graph, seed):
 
 
 def test_a_seed_says_what_is_found():
-    A = random_graph(30, 0)
+    "on a graph of many divisions that are nearly as good, whatever the last digits of its weights on a machine"
+    A = random_graph(100, 0)
     found = [maximize(A, seed=seed, trials=1) for seed in (*range(8), *range(8))]
     for (labels, q), (again, q_again) in zip(found[:8], found[8:]): assert (labels == again).all() and q == q_again
     assert len({q for _, q in found}) > 1
@@ -320,4 +321,4 @@ def test_settings_have_ranges(bad):
 
 def test_divided_needs_a_trial():
     with pytest.raises(ValueError, match='trials must be'):
-        divided(layered((3, 3, 2), 0), seeds=[0, 1], trials=0)
+        divided(layer_blocks(layered((3, 3, 2), 0)), seeds=[0, 1], trials=0)

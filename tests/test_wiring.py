@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from modspec.measures.wiring import layer_sizes, optimal_placement, wiring_lengths, wiring_measure
 from modspec.networks.feedforward import FeedForward, init_feedforward
-from modspec.networks.graph import coordinates
+from modspec.networks.graph import coordinates, network_blocks
 
 MODEL = FeedForward(8, (16, 8), n_classes=4, activation='tanh')
 SETTINGS = SimpleNamespace(wiring_draws=5)
@@ -79,7 +79,7 @@ def test_no_such_layer(n):
 def test_places_and_length(model, share, seed):
     "As by the dense Laplacian, pruned networks with loose ends included"
     stack = pruned(model, [seed, seed + 1], share)
-    sizes = layer_sizes(stack)
+    sizes = layer_sizes(network_blocks(stack))
     placed = optimal_placement(sizes)
     for k in range(2):
         r, length = plain_placement(stack, k)
@@ -92,7 +92,7 @@ def test_solves_the_system(share):
     "L_HH R_H = -L_HF R_F, for weights of very different sizes too"
     stack = pruned(MODEL, range(5), share)
     stack = changed(stack, W_2=1e-5 * stack.weights['W_2'])
-    sizes = layer_sizes(stack)
+    sizes = layer_sizes(network_blocks(stack))
     placed = torch.cat(optimal_placement(sizes), 1)
     for k in range(5):
         graph, _ = plain_graph(stack, k)
@@ -103,7 +103,7 @@ def test_solves_the_system(share):
 
 def test_no_other_place_is_better():
     "Near and far, for all or for one unit"
-    sizes, generator = layer_sizes(pruned(MODEL, range(5), .3)), torch.Generator().manual_seed(0)
+    sizes, generator = layer_sizes(network_blocks(pruned(MODEL, range(5), .3))), torch.Generator().manual_seed(0)
     first, *hidden, last = optimal_placement(sizes)
     best = wiring_lengths(sizes, [first, *hidden, last])
     for amount in (1e-3, .1, 1., 10.):
@@ -120,7 +120,7 @@ def test_what_nothing_holds_lies_at_0():
     w = {name: stack.weights[name].clone() for name in ('W_1', 'W_2', 'W_out')}
     w['W_1'][..., :2, :], w['W_2'][..., :, :2], w['W_2'][..., 0, :], w['W_out'][..., 0] = 0, 0, 0, 0
     w['W_2'][..., 0, 1] = 2.  # unit 1 of the first layer and unit 0 of the second
-    _, one, two, _ = optimal_placement(layer_sizes(changed(stack, **w)))
+    _, one, two, _ = optimal_placement(layer_sizes(network_blocks(changed(stack, **w))))
     assert not one[0, :2].any() and not two[0, 0] and one[0, 2:].all() and two[0, 1:].all()
 
 

@@ -27,8 +27,8 @@ def has(
     model = stack.architecture
     several, layered = model.n_subnetworks > 1, hasattr(model, 'layers')
     there = dict(subnetworks=several, interconnections=several and any(stack.n_connections),
-                 bottleneck='W_hb' in stack.weights, layers=layered, graph=layered,
-                 retina=layered and model.n_pixels == N_PIXELS)
+                 bottleneck='W_hb' in stack.weights, layers=layered, graph=hasattr(model, 'blocks'),
+                 retina=layered and model.n_pixels == N_PIXELS, pairs=model.n_subnetworks == 2)
     own = getattr(model, 'has', ()) # what a model of one's own says of itself
     return {name for name, is_there in there.items() if is_there} | {*own}
 
@@ -40,7 +40,8 @@ def applies(
 )->bool:
     "Whether a measure is taken on the networks of a stack"
     only = dict(study.only_on).get(entry.name, stack.architecture.name)
-    return only == stack.architecture.name and set(entry.about.get('needs', ())) <= has(stack)
+    needed = set(entry.about.get('needs', ()))
+    return only == stack.architecture.name and needed <= has(stack) & {*study.offers}
 
 # %% ../../nbs/engine/measure.ipynb #0867a012
 def typed(

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RESCALABLE', 'REGISTERED', 'weight_graph', 'members', 'partition_costs', 'ncut', 'spectral_points', 'first_centers',
-           'lloyd_step', 'k_means', 'restarts', 'clusterability', 'normalize_units', 'layered_ncut',
+           'lloyd_step', 'k_means', 'restarts', 'clusterability', 'normalize_units', 'block_ncuts',
            'network_clusterability']
 
 # %% ../../nbs/measures/clusterability.ipynb #b20c167d
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,9 @@ from tqdm.auto import tqdm
 from ..core.checks import check_whole
 from ..core.data import Dataset
 from ..core.streams import generators
-from .nulls import SHUFFLES, against_null, shuffled
-from ..networks.graph import as_array, square
-from ..networks.graph import undirected_graph
-from ..networks.stack import Stack, check_finite_networks
+from .nulls import SHUFFLES, against_null, null_draws
+from ..networks.graph import Blocks, as_array, block_graph, network_blocks, square
+from ..networks.stack import Stack
 
 # %% ../../nbs/measures/clusterability.ipynb #25e68e2c
 def weight_graph(
@@ -194,41 +194,39 @@ def normalize_units(
 # %% ../../nbs/measures/clusterability.ipynb #039114aa
 RESCALABLE = 'relu', 'linear' # Activations of units that have no scale of their own
 
-def layered_ncut(
-    weights:Sequence[Tensor], # Of every layer in turn, each of shape (networks, out, in)
+def block_ncuts(
+    blocks:Blocks, # Of some networks, float64
     n_clusters:int, # Clusters K
-    *, activation:str, # Of hidden units: those of `RESCALABLE` are normalised
+    *, activation:str, # Of hidden units; those of `RESCALABLE`, in layers, are normalised
     seeds:Sequence[int], # Of each network, for the starts of k-means
 )->Tensor: # float64, in [0, K], shape (networks,)
-    "Clusterability of networks of layers; K for those of fewer neurons with weights than clusters"
-    if activation in RESCALABLE: weights = normalize_units(weights)
+    "Clusterability of networks; K for those of fewer neurons with weights than clusters"
+    matrices = normalize_units(blocks.matrices) if activation in RESCALABLE else blocks.matrices
     found = torch.full((len(seeds),), float(n_clusters), dtype=torch.double)
     for k, seed in enumerate(seeds):
-        A, = undirected_graph([W[k:k + 1] for W in weights])
+        A, = block_graph(replace(blocks, matrices=[W[k:k + 1] for W in matrices]))
         if A.any(0).sum() >= n_clusters: found[k] = clusterability(A, n_clusters, seed=seed)[1]
     return found
 
 # %% ../../nbs/measures/clusterability.ipynb #e0f01a5f
 @torch.no_grad()
 def network_clusterability(
-    stack:Stack, # Networks of layers
+    stack:Stack, # Networks of a model with `blocks`
     dataset:Dataset|None, # Not used
     parameters:Any, # `n_clusters`, `ncut_draws`
     *, bar:tqdm|None=None, # Not used
 )->dict[str, Tensor]: # 'ncut', and its mean, deviation and p for each of `SHUFFLES`; (networks,)
     "N-cut of networks beside that of their shuffles; `ValueError` for weights that are not finite"
-    model:Any = stack.architecture
-    weights = [W[:, 0].cpu().double() for name, W in stack.weights.items() if name.startswith('W_')]
-    for W in weights: check_finite_networks(W, stack, 'a weight')
+    blocks = network_blocks(stack)
     how:dict[str, Any] = dict(n_clusters=parameters.n_clusters, seeds=stack.seeds,
-                              activation=model.activation)
-    value = layered_ncut(weights, **how)
+                              activation=getattr(stack.architecture, 'activation', 'tanh'))
+    value = block_ncuts(blocks, **how)
     values = {'ncut': value}
     for kind in SHUFFLES:
-        streams = generators(stack.seeds, f'clusterability {kind}')
-        draws = [layered_ncut([shuffled(W, kind, generators=streams) for W in weights], **how)
-                 for _ in range(parameters.ncut_draws)]
-        values |= against_null('ncut', kind, value, torch.stack(draws), low=True)
+        draws = null_draws(blocks, kind, parameters.ncut_draws, seeds=stack.seeds,
+                           purpose='clusterability')
+        ncuts = torch.stack([block_ncuts(drawn, **how) for drawn in draws])
+        values |= against_null('ncut', kind, value, ncuts, low=True)
     return values
 
 # %% ../../nbs/measures/clusterability.ipynb #1413fd14

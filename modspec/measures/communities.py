@@ -18,10 +18,9 @@ from tqdm.auto import tqdm
 
 from ..core.checks import check_whole
 from ..core.data import Dataset
-from ..core.streams import generators
-from .nulls import SHUFFLES, against_null, shuffled
-from ..networks.graph import as_array, square, undirected_graph
-from ..networks.stack import Stack, check_finite_networks
+from .nulls import SHUFFLES, against_null, null_draws
+from ..networks.graph import Blocks, as_array, block_graph, network_blocks, square
+from ..networks.stack import Stack
 
 # %% ../../nbs/measures/communities.ipynb #081e8ce7
 def edge_shares(
@@ -94,13 +93,13 @@ def effective_number(
 
 # %% ../../nbs/measures/communities.ipynb #3f396545
 def divided(
-    matrices:Sequence[Tensor], # Weights of each layer in turn, each (networks, units, inputs)
+    blocks:Blocks, # Of some networks
     *, seeds:Sequence[int], # One seed per network, for the search
     trials:int, # Searches, of which the best counts; at least 1
 )->Tensor: # Q* and effective number of communities, 0 and 0 without edges; (networks, 2)
     "The best division of the graph of every network; `ValueError` for trials below 1"
-    found = torch.zeros(len(matrices[0]), 2)
-    for k, (A, seed) in enumerate(zip(undirected_graph(matrices), seeds)):
+    found = torch.zeros(len(seeds), 2)
+    for k, (A, seed) in enumerate(zip(block_graph(blocks), seeds)):
         if A.any():
             labels, q = maximize(A, seed=seed, trials=trials)
             found[k] = torch.tensor([q, effective_number(labels)])
@@ -109,24 +108,21 @@ def divided(
 # %% ../../nbs/measures/communities.ipynb #6bc7b73d
 @torch.no_grad()
 def community_structure(
-    stack:Stack, # Networks of layers
+    stack:Stack, # Networks of a model with `blocks`
     dataset:Dataset|None, # Not used
     parameters:Any, # `q_trials` and `q_draws`
     *, bar:tqdm|None=None, # Not used
 )->dict[str, Tensor]: # 'q_max', 'n_communities', and 'q_max' beside its nulls; each (networks,)
     "The best division of each network, beside those of shuffled ones; `ValueError` for bad weights"
-    matrices = [W[:, 0] for name, W in stack.weights.items() if name.startswith('W_')]
-    for W in matrices: check_finite_networks(W, stack, 'a weight')
+    blocks = network_blocks(stack)
     search:dict = dict(seeds=stack.seeds, trials=parameters.q_trials)
-    q, n = divided(matrices, **search).unbind(1)
+    q, n = divided(blocks, **search).unbind(1)
     values = {'q_max': q, 'n_communities': n}
     for kind in SHUFFLES:
-        streams = generators(stack.seeds, f'communities {kind}')
-        draws = []
-        for _ in range(parameters.q_draws):
-            elsewhere = [shuffled(W, kind, generators=streams) for W in matrices]
-            draws.append(divided(elsewhere, **search)[:, 0])
-        values |= against_null('q_max', kind, q, torch.stack(draws))
+        draws = null_draws(blocks, kind, parameters.q_draws, seeds=stack.seeds,
+                           purpose='communities')
+        qs = torch.stack([divided(drawn, **search)[:, 0] for drawn in draws])
+        values |= against_null('q_max', kind, q, qs)
     return values
 
 # %% ../../nbs/measures/communities.ipynb #72267aa7

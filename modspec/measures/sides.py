@@ -16,14 +16,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.data import Dataset
+from ..core.retina import retina_pixels
 from .nulls import against_null
 from ..networks.stack import Stack, check_finite_networks
 
 # %% ../../nbs/measures/sides.ipynb #faa2d0eb
 def patterns()->Tensor: # float64, -1 or +1, shape (256, 8): row k is the number k, pixel 0 first
     "All that a retina of eight pixels can see"
-    bits = torch.arange(256)[:, None] >> torch.arange(7, -1, -1) & 1
-    return 2. * bits.double() - 1
+    return 2. * retina_pixels(torch.arange(256)).double() - 1
 
 # %% ../../nbs/measures/sides.ipynb #e4f34c91
 def splits()->list[tuple[int, ...]]: # The side of pixel 0 in each; the true one first

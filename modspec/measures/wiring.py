@@ -15,21 +15,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..core.data import Dataset
-from ..core.streams import generators
-from .nulls import against_null, shuffled
-from ..networks.graph import coordinates
-from ..networks.stack import Stack, check_finite_networks
+from .nulls import against_null, null_draws
+from ..networks.graph import Blocks, coordinates, network_blocks
+from ..networks.stack import Stack
 
 # %% ../../nbs/measures/wiring.ipynb #cfa7b4b8
 def layer_sizes(
-    stack:Stack, # Networks of layers
+    blocks:Blocks, # Of networks of layers, float64
 )->list[Tensor]: # |W| of each layer, float64 in [0, 1], shape (networks, receivers, senders)
-    "Sizes of weights, of which each network's largest is 1; `ValueError` for one that is no number"
-    model:Any = stack.architecture
-    names = [*(f'W_{layer}' for layer in range(1, len(model.layers) + 1)), 'W_out']
-    sizes = [stack.weights[name][:, 0].detach().double().abs() for name in names]
+    "Sizes of weights, of which each network's largest is 1"
+    sizes = [W.abs() for W in blocks.matrices]
     largest = torch.stack([W.amax((1, 2)) for W in sizes]).amax(0)
-    check_finite_networks(largest, stack, 'a weight')
     return [W / largest.clamp(min=1e-300)[:, None, None] for W in sizes]
 
 # %% ../../nbs/measures/wiring.ipynb #e490e75b
@@ -74,17 +70,19 @@ def wiring_measure(
 # 'wiring_length', and '..._layer_mean', '..._layer_sd', '..._layer_p'
 )->dict[str, Tensor]: # Each of shape (networks,)
     "Length of the wiring at the best places, beside that of shuffled weights"
-    sizes, streams = layer_sizes(stack), generators(stack.seeds, 'wiring')
-    length, draws = wiring_lengths(sizes, optimal_placement(sizes)), []
-    for _ in range(parameters.wiring_draws):
-        drawn = [shuffled(W, 'layer', generators=streams) for W in sizes]
-        draws.append(wiring_lengths(drawn, optimal_placement(drawn)))
-    beside = against_null('wiring_length', 'layer', length, torch.stack(draws), low=True)
+    blocks, lengths = network_blocks(stack), []
+    draws = null_draws(blocks, 'layer', parameters.wiring_draws, seeds=stack.seeds,
+                       purpose='wiring')
+    for drawn in (blocks, *draws):
+        sizes = layer_sizes(drawn)
+        lengths.append(wiring_lengths(sizes, optimal_placement(sizes)))
+    length, *shuffles = lengths
+    beside = against_null('wiring_length', 'layer', length, torch.stack(shuffles), low=True)
     return {'wiring_length': length} | beside
 
 # %% ../../nbs/measures/wiring.ipynb #4293a72b
 REGISTERED = [dict(
-    kind='measure', name='wiring', object='wiring_measure', needs=['graph'],
+    kind='measure', name='wiring', object='wiring_measure', needs=['layers'],
     values={
         'wiring_length': dict(axes=[], label='length of the wiring', null='layer'),
         'wiring_length_layer_mean': dict(axes=[], label='length, shuffled', null='layer'),

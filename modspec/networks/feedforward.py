@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NONLINEARITIES', 'FeedForward', 'layer_shapes', 'init_feedforward', 'weighted', 'logits', 'first_layer',
-           'layer_states', 'layered_graph']
+           'layer_states', 'feedforward_blocks']
 
 # %% ../../nbs/networks/feedforward.ipynb #4aff1fe2
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core.checks import check_choice, check_whole
 from ..core.streams import generators
 from .choices import ACTIVATIONS, DECISIONS, FIRST_WEIGHTS, PRECISIONS
+from .graph import Blocks, block_graph, layer_blocks
 from .stack import Stack
 
 # %% ../../nbs/networks/feedforward.ipynb #9d571401
@@ -50,7 +51,8 @@ class FeedForward:
     def drive(self, weights, x): return first_layer(weights, x)
     def states(self, weights, drive, gates=None): return layer_states(weights, drive, self, gates)
     def readouts(self, weights, h): return logits(weights, h)
-    def adjacency(self, weights): return layered_graph(weights)
+    def blocks(self, weights): return feedforward_blocks(weights)
+    def adjacency(self, weights): return block_graph(self.blocks(weights)).triu() != 0
     def groups(self): return None
 
 # %% ../../nbs/networks/feedforward.ipynb #fc9fafd7
@@ -132,14 +134,8 @@ def layer_states(
         if layer + 1 < len(model.layers): z = weighted(weights, f'{layer + 2}', h)
 
 # %% ../../nbs/networks/feedforward.ipynb #b0a91f6a
-def layered_graph(
+def feedforward_blocks(
     weights:dict[str, Tensor], # Weights of the networks
-)->Tensor: # bool, (networks, nodes, nodes): [i, j] is an edge i -> j
-    "Which neurons are joined; nodes are pixels, hidden units layer by layer, read-outs"
-    matrices = [W[:, 0] for name, W in weights.items() if name.startswith('W_')]
-    sizes = [matrices[0].shape[2], *(W.shape[1] for W in matrices)]
-    graph = matrices[0].new_zeros(len(matrices[0]), sum(sizes), sum(sizes), dtype=torch.bool)
-    starts = [sum(sizes[:layer]) for layer in range(len(sizes))]
-    for W, sender, receiver in zip(matrices, starts, starts[1:]):
-        graph[:, sender:sender + W.shape[2], receiver:receiver + W.shape[1]] = (W != 0).mT
-    return graph
+)->Blocks:
+    "The matrices from layer to layer, laid out in the graph of all neurons"
+    return layer_blocks([W[:, 0] for name, W in weights.items() if name.startswith('W_')])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DTYPES', 'READOUT_WEIGHTS', 'Recurrent', 'directions', 'weight_shapes', 'random_connections', 'seeded_connections',
            'init_stack', 'sparsities', 'input_drive', 'recurrent_matrix', 'hidden_states', 'final_state', 'affine',
-           'readouts', 'decide']
+           'readouts', 'decide', 'recurrent_blocks']
 
 # %% ../../nbs/networks/recurrent.ipynb #ec11d622
 from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ from ..core.checks import check_choice, check_whole
 from ..core.sparsity import connection_count
 from ..core.streams import generators
 from .choices import DECISIONS, MESSAGES, PRECISIONS, STARTS
+from .graph import Blocks
 from .stack import Stack
 
 # %% ../../nbs/networks/recurrent.ipynb #a6434428
@@ -52,6 +53,7 @@ class Recurrent:
     def states(self, weights, drive, gates=None):
         return hidden_states(weights, drive, self.n_steps, self.message, gates)
     def readouts(self, weights, h): return readouts(weights, h)
+    def blocks(self, weights): return recurrent_blocks(weights)
     def adjacency(self, weights): return (recurrent_matrix(weights) != 0).mT
     def groups(self): return torch.arange(self.n_subnetworks).repeat_interleave(self.n_hidden)
 
@@ -224,3 +226,25 @@ def decide(
     winner = (r.abs() if rule == 'absolute' else r).amax(2).argmax(1)
     index = winner[:, None, None, :].expand(-1, 1, r.shape[2], -1)
     return r.gather(1, index).squeeze(1), winner
+
+# %% ../../nbs/networks/recurrent.ipynb #09598d5c
+def recurrent_blocks(
+    weights:dict[str, Tensor], # Weights of the networks
+)->Blocks:
+    "Dense and sparse recurrent matrices, and the read-outs, laid out in the graph of all units"
+    S, N = weights['W_hh'].shape[1:3]
+    matrices, starts = [], []
+    for n in range(S):
+        matrices.append(weights['W_hh'][:, n])
+        starts.append((n * N, n * N))
+    for d, (n, m) in enumerate(directions(S)):
+        matrices.append(weights['W_sparse'][:, d])
+        starts.append((n * N, m * N))
+    behind = ('W_hb', 'W_br') if 'W_hb' in weights else ('W_hr',)
+    sender, receiver = 0, S * N
+    for W in (weights[name] for name in behind):
+        for n in range(S):
+            matrices.append(W[:, n])
+            starts.append((receiver + n * W.shape[2], sender + n * W.shape[3]))
+        sender, receiver = receiver, receiver + S * W.shape[2]
+    return Blocks(matrices, starts)

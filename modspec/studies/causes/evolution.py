@@ -29,7 +29,7 @@ from ...core.retina import eyes, retina_pixels
 from ...core.streams import generators
 from ...measures.communities import divided, maximize
 from ...measures.nulls import against_null, shuffled
-from ...networks.graph import undirected_graph
+from ...networks.graph import layer_blocks, undirected_graph
 
 # %% ../../../nbs/studies/causes/evolution.ipynb #cecb6faa
 RETINA_LAYERS = 8, 8, 4, 2, 1 # Pixels, then the neurons of each layer
@@ -334,10 +334,10 @@ def normalized_q(
     climbs:int=4, steps:int=500, # Searches for the ceiling, and weights moved in each
 )->dict[str, float]: # 'q', 'q_layer_mean', 'q_layer_sd', 'q_layer_p', 'q_ceiling', 'q_m'
     "Q* beside its null, and Q_m; 0 where all arrangements of the weights are alike"
-    q = divided(weights, seeds=[seed], trials=5)[:, 0]
+    q = divided(layer_blocks(weights), seeds=[seed], trials=5)[:, 0]
     streams = generators(range(draws), f'evolution {seed}')
-    shuffles = [shuffled(W.expand(draws, -1, -1), generators=streams) for W in weights]
-    null = divided(shuffles, seeds=[seed] * draws, trials=5)[:, :1]
+    shuffles = [shuffled(W.expand(draws, -1, -1), streams=streams) for W in weights]
+    null = divided(layer_blocks(shuffles), seeds=[seed] * draws, trials=5)[:, :1]
     ceiling = max([q.item(), null.max().item()]
                   + [q_ceiling([W[k:k + 1] for W in shuffles], seed=seed, steps=steps)
                      for k in range(climbs)])
