@@ -4,16 +4,20 @@ import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
+from tqdm import tqdm
 
 from modspec.analysis.evidence import Evidence, estimate
 from modspec.analysis.ledger import check_claims
 from modspec.analysis.tables import read_table
+from modspec.causes.modular_start import ModularStart
+from modspec.causes.spectral_penalty import SpectralPenalty, normalized_laplacian, small_eigenvalues
 from modspec.core.data import load_dataset
 from modspec.core.files import read_manifest
 from modspec.engine.config import load_config
 from modspec.engine.plan import RunConfig
 from modspec.engine.run import run
 from modspec.measures.sides import side_indices
+from modspec.networks.feedforward import FeedForward, init_feedforward
 from modspec.studies.causes.claims import CAUSES_CLAIMS, CAUSES_LEDGER, MIDDLE
 from modspec.studies.causes.config import CAUSES
 from modspec.studies.causes.effects import (
@@ -27,6 +31,7 @@ from modspec.studies.causes.effects import (
     shift,
 )
 from modspec.studies.causes.run import retina_networks
+from modspec.training.loop import train
 
 CONFIGS = sorted((ROOT / 'config' / 'causes').glob('*.yaml'))
 QUICK = dict(epochs=1, n_pairs=2560, ncut_draws=2, q_draws=2, q_trials=1, wiring_draws=2)
@@ -59,6 +64,61 @@ def test_the_same_seed_begins_alike_under_every_cause():
     for stack in stacks[1:]:
         assert all(torch.equal(w, stack.weights[name]) for name, w in stacks[0].weights.items())
     assert (side_indices(stacks[0], (0, 1, 2, 3))['si'] < .3).all()
+
+
+# causes that are made for comparison
+
+def layered(*seeds, layers=(16, 8)): return init_feedforward(FeedForward(8, layers, 2, 'tanh'), seeds, start='glorot')
+
+
+def taught(stack, **changes):
+    "Networks after training on the retina, as the study trains them"
+    with tqdm(disable=True) as bar:
+        return train(stack, load_dataset('retina'), CAUSES.settings(**changes), bar=bar)[0]
+
+
+def test_a_modular_start_multiplies_exactly():
+    "by two factors, and a unit is in one group for what comes in and what goes out"
+    before, stack = layered(0, 1, 2).weights, layered(0, 1, 2)
+    ModularStart(stack, torch.tensor([0., .5, 1.]), CAUSES.settings(), 10)
+    factors = [stack.weights[f'W_{layer}'] / before[f'W_{layer}'] for layer in ('1', '2', 'out')]
+    for k, (within, between) in enumerate([(1., 1.), (2.8, .8), (4.6, .6)]):
+        same = [torch.isclose(f[k, 0], torch.tensor(within)) for f in factors]
+        assert all((one | torch.isclose(f[k, 0], torch.tensor(between))).all() for one, f in zip(same, factors))
+        for incoming, outgoing in zip(same, same[1:]):  # who shares a source, shares all, and all targets
+            alike = (incoming.float() @ incoming.float().T) > 0
+            assert all(torch.equal(outgoing[:, i], outgoing[:, j]) for i, j in alike.nonzero().tolist())
+    assert all(torch.equal(stack.weights[f'b_{layer}'], before[f'b_{layer}']) for layer in ('1', '2', 'out'))
+
+
+def test_the_price_on_clusterability_has_the_gradient_of_differences():
+    stack = layered(0, 1, layers=(6, 4))
+    weights = {name: w.double().requires_grad_() for name, w in stack.weights.items()}
+    price = SpectralPenalty(stack, torch.tensor([2., 1.]).double(), CAUSES.settings(), 10)
+    slope, = torch.autograd.grad(price.penalty(weights, None, None).sum(), weights['W_2'])
+    for place in [(0, 0, 1, 2), (1, 0, 3, 5)]:
+        cost = []
+        for step in (1e-5, -1e-5):
+            moved = weights['W_2'].detach().clone()
+            moved[place] += step
+            cost.append(price.penalty(weights | {'W_2': moved}, None, None).sum().item())
+        assert slope[place].item() == pytest.approx((cost[0] - cost[1]) / 2e-5, rel=1e-5)
+
+
+def test_the_price_on_clusterability_is_a_mean_of_eigenvalues():
+    "also where they are equal: two parts that are alike"
+    graph = torch.block_diag(torch.ones(3, 3), torch.ones(3, 3))[None].double().requires_grad_()
+    assert small_eigenvalues(normalized_laplacian(graph), 1).item() == pytest.approx(0, abs=1e-8)
+    slope, = torch.autograd.grad(small_eigenvalues(normalized_laplacian(graph), 1).sum(), graph)
+    slope = slope + slope.mT  # to join the parts costs the same everywhere, to join what is one costs nothing
+    joining = slope[0, :3, 3:]
+    assert (joining > .1).all() and torch.allclose(joining, joining[0, 0])
+    assert torch.allclose(slope[0, :3, :3], torch.zeros(1).double(), atol=1e-6)
+    matrix = torch.rand(2, 7, 7, generator=torch.Generator().manual_seed(0)).double()
+    laplacian = normalized_laplacian(matrix + matrix.mT)
+    torch.testing.assert_close(small_eigenvalues(laplacian, 3), torch.linalg.eigvalsh(laplacian)[:, 1:4].sum(1))
+    with pytest.raises(ValueError, match='spectral_clusters must be below the number of nodes, 33, got 40'):
+        taught(layered(0), spectral_strength=1., spectral_clusters=40)
 
 
 # effects
