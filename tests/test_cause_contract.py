@@ -28,7 +28,8 @@ class Ridge(Cause):
 '''
 WAYS = {'pruning': [dict(pruning_when='after'), dict(regrowth=True)], 'dropout': [dict(dropout_each_step=True)],
         'connection_cost': [dict(cost_every=4)], 'modular_start': [dict(start_modules=2)],
-        'spectral_penalty': [dict(spectral_clusters=1)],
+        'spectral_penalty': [dict(spectral_clusters=1)], 'towers': [dict(towers_rewire=True)],
+        'noise': [dict(settle=5)],
         'goals': [dict(switch_to='permuted'), dict(settle=5)]}  # of a cause, beside the default one
 OF_LAYERS = {'connection_cost': [dict(cost_places='shuffled', cost_every=4)]}  # that other networks cannot have
 
@@ -78,7 +79,7 @@ def strength_of(name): return registry.entries('cause')[name].about['strength']
 
 def strong(name):
     "A strength at which the cause is seen: a share or a rate, or what a penalty needs"
-    return .25 if name in ('dropout', 'pruning', 'goals', 'towers', 'modular_start') else .01
+    return .25 if name in ('dropout', 'pruning', 'goals', 'towers', 'modular_start', 'noise') else .01
 
 
 def same(first, second): return all(torch.equal(w, second.weights[key]) for key, w in first.weights.items())
@@ -131,6 +132,13 @@ def test_a_goal_that_the_task_lacks():
         settings('layered', switch_to='parity')
     with pytest.raises(ValueError, match="'parity_sentence' has no goals"):
         trained('recurrent', networks('recurrent'), switching=.1, task='parity_sentence')
+    with pytest.raises(ValueError, match="'retina_random' has no second goal"):
+        trained('layered', networks('layered'), both_goals=1., task='retina_random')
+
+
+def test_places_of_inputs_that_have_none():
+    with pytest.raises(ValueError, match="'shuffled' is about places of inputs"):
+        trained('recurrent', networks('recurrent'), cost_strength=.1, cost_places='shuffled')
 
 
 def test_only_causes_with_a_strength_are_made():

@@ -42,7 +42,7 @@ class ConnectionCost(Cause):
         super().__init__(stack, strength, parameters, n_steps)
         layered = hasattr(stack.architecture, 'layers')
         if parameters.cost_places == 'shuffled' and not layered:
-            raise ValueError("cost_places 'shuffled' is about inputs that have places, and those of "
+            raise ValueError("cost_places 'shuffled' is about places of inputs, and those of "
                              "recurrent networks have none; choose 'given'")
         self.priced = [*dense_matrices(stack.weights)] if layered else ['W_hh']
         W = [stack.weights[name] for name in self.priced]

@@ -40,7 +40,7 @@ EITHER = ['rewire', 'dropout_each_step', 'regrowth']  # true or false
 OPTIONAL = ['connection_lr']  # may be none
 CHOICES = {
     'dataset': ['digits', 'mnist', 'retina'], 'architecture': ['standard', 'bottleneck', 'both'],
-    'task': ['parity', 'parity_sentence', 'digit', 'retina'],
+    'task': ['parity', 'parity_sentence', 'digit', 'retina', 'retina_random'],
     'inputs': ['unit', 'standardized'], 'message': ['inside', 'before'],
     'decision': ['max', 'absolute'], 'connection_start': ['uniform', 'normal'], 'mask_scores': ['own', 'incoming'],
     'mask_loss': ['winner', 'mixture'], 'loss': ['winner', 'mixture'], 'precision': ['fp32', 'bf16', 'auto'],
