@@ -24,11 +24,14 @@ REGISTERED = [dict(
 )]
 
 class Ridge(Cause):
-    def penalty(self, weights): return self.strength * weights['W_hh'].square().sum((1, 2, 3))
+    def penalty(self, weights, h, shown): return self.strength * weights['W_hh'].square().sum((1, 2, 3))
 '''
 WAYS = {'pruning': [dict(pruning_when='after'), dict(regrowth=True)], 'dropout': [dict(dropout_each_step=True)],
-        'connection_cost': [dict(cost_places='shuffled', cost_every=4)],
+        'connection_cost': [dict(cost_every=4)], 'modular_start': [dict(start_modules=2)],
+        'spectral_penalty': [dict(spectral_clusters=1)], 'towers': [dict(towers_rewire=True)],
+        'noise': [dict(settle=5)],
         'goals': [dict(switch_to='permuted'), dict(settle=5)]}  # of a cause, beside the default one
+OF_LAYERS = {'connection_cost': [dict(cost_places='shuffled', cost_every=4)]}  # that other networks cannot have
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -48,7 +51,8 @@ def cases(kind, offers):
     "Each cause that such networks can have, in each of its ways"
     names = sorted(name for name, entry in applying('cause', offers).items() if 'trains' not in entry.about)
     names += ['ridge'] if 'subnetworks' in offers else []
-    return [(kind, name, way) for name in names for way in ({}, *WAYS.get(name, []))]
+    more = OF_LAYERS if kind == 'layered' else {}
+    return [(kind, name, way) for name in names for way in ({}, *WAYS.get(name, []), *more.get(name, []))]
 
 
 CASES = cases('recurrent', SPARSE) + cases('layered', STUDY.offers)
@@ -75,7 +79,7 @@ def strength_of(name): return registry.entries('cause')[name].about['strength']
 
 def strong(name):
     "A strength at which the cause is seen: a share or a rate, or what a penalty needs"
-    return .25 if name in ('dropout', 'pruning', 'goals', 'towers') else .01
+    return .25 if name in ('dropout', 'pruning', 'goals', 'towers', 'modular_start', 'noise') else .01
 
 
 def same(first, second): return all(torch.equal(w, second.weights[key]) for key, w in first.weights.items())
@@ -128,13 +132,21 @@ def test_a_goal_that_the_task_lacks():
         settings('layered', switch_to='parity')
     with pytest.raises(ValueError, match="'parity_sentence' has no goals"):
         trained('recurrent', networks('recurrent'), switching=.1, task='parity_sentence')
+    with pytest.raises(ValueError, match="'retina_random' has no second goal"):
+        trained('layered', networks('layered'), both_goals=1., task='retina_random')
+
+
+def test_places_of_inputs_that_have_none():
+    with pytest.raises(ValueError, match="'shuffled' is about places of inputs"):
+        trained('recurrent', networks('recurrent'), cost_strength=.1, cost_places='shuffled')
 
 
 def test_only_causes_with_a_strength_are_made():
     stack = networks('recurrent')
     assert acting(stack, make_parameters({}), 10) == []
     made, = acting(stack, make_parameters({'ridge_strength': 2.}), 10)
-    torch.testing.assert_close(made.penalty(stack.weights), 2 * stack.weights['W_hh'].square().sum((1, 2, 3)))
+    price = made.penalty(stack.weights, None, None)
+    torch.testing.assert_close(price, 2 * stack.weights['W_hh'].square().sum((1, 2, 3)))
 
 
 @pytest.mark.parametrize('name', ['ridge_strength', 'l1_strength', 'l2_strength'])

@@ -31,8 +31,12 @@ class Cause:
     def target(self, step:int, shown:Tensor)->Tensor|None:
         "Classes to report, shape (networks, examples), of labels (networks or 1, examples, images)"
         return None
-    def penalty(self, weights:dict[str, Tensor])->Tensor|float:
-        "What is added to the loss, shape (networks,)"
+    def penalty(self,
+        weights:dict[str, Tensor], # By name, each with a leading axis of networks
+        h:Tensor, # The last state of a batch, shape (networks, sub-networks, units, examples)
+        shown:Tensor, # Labels of the batch, shape (networks or 1, examples, images)
+    )->Tensor|float: # Shape (networks,)
+        "What is added to the loss"
         return 0.
     def after(self, step:int)->None:
         "Change the weights in place after a step; steps are counted from 0"

@@ -40,7 +40,12 @@ class ConnectionCost(Cause):
     "A price on the length of connections, whose units change places from time to time"
     def __init__(self, stack, strength, parameters, n_steps):
         super().__init__(stack, strength, parameters, n_steps)
-        W = [*dense_matrices(stack.weights).values()]
+        layered = hasattr(stack.architecture, 'layers')
+        if parameters.cost_places == 'shuffled' and not layered:
+            raise ValueError("cost_places 'shuffled' is about places of inputs, and those of "
+                             "recurrent networks have none; choose 'given'")
+        self.priced = [*dense_matrices(stack.weights)] if layered else ['W_hh']
+        W = [stack.weights[name] for name in self.priced]
         sizes = W[0].shape[-1], *(w.shape[-2] for w in W)
         rows = [coordinates(n).to(W[0]) for n in sizes]
         self.places = [row.repeat(len(stack), 1) for row in rows]
@@ -49,18 +54,16 @@ class ConnectionCost(Cause):
                 row.copy_(row[torch.randperm(len(row), generator=stream)])
         self.lengths = lengths(self.places)
 
-    def penalty(self, weights:dict[str, Tensor])->Tensor:
-        "The sum over all connections"
-        matrices = dense_matrices(weights).values()
-        return self.strength * per_network([w.abs() * length for w, length
-                                            in zip(matrices, self.lengths)])
+    def penalty(self, weights, h, shown):
+        return self.strength * per_network([weights[name].abs() * length for name, length
+                                            in zip(self.priced, self.lengths)])
 
     @torch.no_grad()
     def after(self, step:int)->None:
         "Let the units of every hidden layer change places"
         every = self.parameters.cost_every
         if not every or (step + 1) % every: return
-        matrices = [w[:, 0].detach() for w in dense_matrices(self.stack.weights).values()]
+        matrices = [self.stack.weights[name][:, 0].detach() for name in self.priced]
         for layer, (W, V) in enumerate(zip(matrices, matrices[1:]), 1):
             around = zip(*self.places[layer - 1:layer + 2])
             orders = [best_order(w, v, of_one) for w, v, of_one in zip(W, V, around)]
@@ -70,12 +73,12 @@ class ConnectionCost(Cause):
 # %% ../../nbs/causes/connection_cost.ipynb #6d63df51
 REGISTERED = [dict(
     kind='cause', name='connection_cost', object='ConnectionCost', label='connection cost',
-    strength='cost_strength', needs=['layers'],
+    strength='cost_strength', needs=[],
     settings={
         'cost_strength': dict(default=0.0, least=0, most=1e9),
-        # Of the inputs: in their order, or shuffled by the network's seed (a control)
+        # Of the inputs of layers: in their order, or shuffled by the network's seed (a control)
         'cost_places': dict(default='given', choices=['given', 'shuffled']),
-        # Steps after which units change places; 0: they never do
+        # Steps after which the units of layers change places; 0: they never do
         'cost_every': dict(default=200, least=0, most=1_000_000),
     },
 )]

@@ -6,20 +6,18 @@
 __all__ = ['REGISTERED', 'L1', 'L2']
 
 # %% ../../nbs/causes/penalties.ipynb #2b409b9c
-from torch import Tensor
-
 from .cause import Cause, dense_matrices, per_network
 
 # %% ../../nbs/causes/penalties.ipynb #bb2297d3
 class L1(Cause):
     "The sum of the sizes of all weights, times the strength"
-    def penalty(self, weights:dict[str, Tensor])->Tensor:
+    def penalty(self, weights, h, shown):
         return self.strength * per_network([w.abs() for w in dense_matrices(weights).values()])
 
 # %% ../../nbs/causes/penalties.ipynb #b037117b
 class L2(Cause):
     "The sum of the squares of all weights, times the strength"
-    def penalty(self, weights:dict[str, Tensor])->Tensor:
+    def penalty(self, weights, h, shown):
         return self.strength * per_network([w.square() for w in dense_matrices(weights).values()])
 
 # %% ../../nbs/causes/penalties.ipynb #9ba7a6ce

@@ -217,10 +217,10 @@ def train_epoch(
     for step, index in enumerate(batches(pairs, parameters.batch_size), first):
         x, shown = gather_batch(digits, index, model.precision)
         gates, target = asked(causes, step, shown, task)
-        r = model.readouts(weights, last_state(model, weights, x, gates))
-        loss, accuracy = batch_loss(r, target, model.decision,
+        h = last_state(model, weights, x, gates)
+        loss, accuracy = batch_loss(model.readouts(weights, h), target, model.decision,
                                     getattr(parameters, 'loss', 'winner'))
-        for cause in causes: loss = loss + cause.penalty(weights)
+        for cause in causes: loss = loss + cause.penalty(weights, h, shown)
         loss.sum().backward()
         for optimizer in optimizers: optimizer.step()
         for cause in causes: cause.after(step)

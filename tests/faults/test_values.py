@@ -28,24 +28,25 @@ NAN, INF = math.nan, math.inf
 # What is legal, said once more: nothing here is taken from the package
 WHOLE = {  # name: (least, most)
     'n_hidden': (2, 10_000), 'n_bottleneck': (1, 10_000), 'n_subnetworks': (1, 10), 'n_steps': (2, 1000),
-    'n_pairs': (0, 100_000_000), 'settle': (0, 1_000_000)}
+    'n_pairs': (0, 100_000_000), 'settle': (0, 1_000_000), 'cost_every': (0, 1_000_000)}
 WHOLE |= {f'{part}epochs': (1, 10_000) for part in ('', 'bottleneck_', 'readout_', 'mask_')}
 WHOLE |= {f'{part}batch_size': (1, 1_000_000) for part in ('', 'readout_', 'mask_')}
 FRACTIONS = ['mask_fraction', 'decay', 'connection_decay', 'readout_decay']  # in (0, 1]
 BETAS = ['rho', 'connection_beta']  # in [0, 0.999999]
 RATES = ['lr', 'connection_lr_sparse', 'connection_lr_dense', 'readout_lr', 'mask_lr']  # in (0, 1e9]
-STRENGTHS = ['walk', 'l1', 'connection_lr', 'l1_strength', 'l2_strength']  # in [0, 1e9]
+STRENGTHS = ['walk', 'l1', 'connection_lr', 'l1_strength', 'l2_strength', 'cost_strength']  # in [0, 1e9]
 SHARES = {'dropout': .99, 'pruning': .999, 'switching': 1.}  # in [0, so much]
 EITHER = ['rewire', 'dropout_each_step', 'regrowth']  # true or false
 OPTIONAL = ['connection_lr']  # may be none
 CHOICES = {
     'dataset': ['digits', 'mnist', 'retina'], 'architecture': ['standard', 'bottleneck', 'both'],
-    'task': ['parity', 'parity_sentence', 'digit', 'retina'],
+    'task': ['parity', 'parity_sentence', 'digit', 'retina', 'retina_random'],
     'inputs': ['unit', 'standardized'], 'message': ['inside', 'before'],
     'decision': ['max', 'absolute'], 'connection_start': ['uniform', 'normal'], 'mask_scores': ['own', 'incoming'],
     'mask_loss': ['winner', 'mixture'], 'loss': ['winner', 'mixture'], 'precision': ['fp32', 'bf16', 'auto'],
     'connection_signs': ['constant', 'free'], 'optimizer': ['adadelta', 'adam'], 'readouts': ['trained', 'frozen'],
-    'pruning_when': ['during', 'after'], 'switch_to': ['related', 'permuted', 'near']}
+    'pruning_when': ['during', 'after'], 'switch_to': ['related', 'permuted', 'near'],
+    'cost_places': ['given', 'shuffled']}
 OF_A_RUN = {'seeds': (1, 10_000), 'first_seed': (0, 1_000_000)}
 OF_A_SWEEP = {'seeds': (1, 10_000), 'seeds_per_run': (1, 10_000), 'values_per_run': (1, 10_000)}
 COUNTS = WHOLE | OF_A_RUN | OF_A_SWEEP
