@@ -1,6 +1,9 @@
 """Steps to another goal: what is learned already, what cannot be learned, alone as stacked; and the regression"""
 from dataclasses import replace
+from itertools import product
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from test_causes import invented
@@ -22,7 +25,16 @@ from modspec.measures.adaptation import (
 )
 from modspec.networks.feedforward import FeedForward, init_feedforward
 from modspec.networks.stack import last_state
-from modspec.studies.causes.adapting import adaptation_rows
+from modspec.studies.causes.adapting import (
+    TIMES,
+    adaptation_rows,
+    median_steps,
+    networks_by_way,
+    not_yet,
+    periods_in_units,
+    ratio_to_scratch,
+    slopes_by_way,
+)
 from modspec.studies.causes.effects import caused_networks
 from modspec.training.loop import train
 from modspec.training.optimizers import DENSE
@@ -137,3 +149,60 @@ def test_weights_that_are_no_numbers_are_refused(trained):
 def test_no_regression_without_the_measure():
     with pytest.raises(Undecidable, match='needs the measure adaptation'):
         adaptation_rows(caused_networks(invented(dict(a=1.))))
+
+
+# who adapts faster: times that are lower bounds, ways, units of periods
+
+def adapting_networks(of_way, n=6):
+    "Networks of two points, whose steps to all related goals fall with FI by a slope for each way"
+    rng, rows = np.random.default_rng(0), []
+    for point, seed, (way, slope) in product(('baseline', 'l1_2'), range(n), of_way.items()):
+        fi = .4 * (point == 'l1_2') + .1 * seed % .3 + .1 * rng.random()
+        about = dict(variation=point + way, seed=seed, accuracy=1., fi=fi, weight_norm=1 + rng.random(),
+                     saturated=rng.random(), density=rng.random())
+        rows.append(about | {name: np.exp(4 + slope * fi * (not name.endswith('unrelated')) + .01 * rng.normal()) - 5
+                             for name in TIMES})
+    return pd.DataFrame(rows).set_index(['variation', 'seed'])
+
+
+def test_shares_fall_from_one_and_never_below_the_censored():
+    steps, shares = not_yet([30, 10, 600, 600, 10])
+    assert steps.tolist() == [0, 10, 30, 600] and shares.tolist() == pytest.approx([1, .6, .4, .4])
+    assert not_yet([600, 600])[1].tolist() == [1, 1] and not_yet([5, 5])[1].tolist() == [1, 0, 0]
+    assert not_yet([0, 0, 40], 40)[1].tolist() == pytest.approx([1, 1 / 3, 1 / 3])
+
+
+def test_a_median_is_a_time_that_half_have_reached_or_nothing():
+    assert median_steps([10, 20, 30]) == 20 and median_steps([0, 0, 0]) == 0
+    assert median_steps([10, 20, 600, 600]) == 20  # half of them
+    assert np.isnan(median_steps([10, 600, 600])) and np.isnan(median_steps([600]))
+
+
+def test_ratios_are_of_networks_that_know_their_goal():
+    networks, begun = adapting_networks({'': 0.}), adapting_networks({'': 0.})
+    networks[TIMES], begun[TIMES] = 200., 100.
+    networks.loc[('l1_2', 0), ['accuracy', TIMES[0]]] = .9, 5.
+    networks.loc['baseline', TIMES[1]] = 600.
+    found = ratio_to_scratch(networks, begun, ['baseline', 'l1_2'])
+    assert (found.loc['l1_2'] == 2).all() and found.loc['baseline'].isna().tolist() == [False, True] + 4 * [False]
+
+
+def test_each_way_has_slopes_of_its_own():
+    ways = {'': -1., '_scaled': -.5, '_rescaled': 0.}
+    networks = adapting_networks(ways)
+    by_way = networks_by_way(networks)
+    assert [*by_way] == ['plain', 'scaled', 'rescaled']
+    assert all({*rows.index.get_level_values('variation')} == {'baseline', 'l1_2'} for rows in by_way.values())
+    found = slopes_by_way(networks)['related goals']
+    for way, slope in zip(by_way, ways.values()): assert abs(found[way].mean - slope) < .2
+    with pytest.raises(Undecidable, match='needs two ways'): slopes_by_way(adapting_networks({'': 0.}))
+
+
+def test_periods_need_the_steps_to_and():
+    table = pd.DataFrame([dict(variation='baseline', trained=known, measure=name, value=value, switching=rate)
+                          for known, name, value in ((True, 'adapt_or', 50.), (False, 'adapt_and', 100.),
+                                                     (False, 'adapt_or', 7.), (True, 'adapt_and', 0.))
+                          for rate in (0., .1, .002)])
+    found = periods_in_units(table)
+    assert found.index.tolist() == [10, 500] and found.to_numpy().tolist() == [[.2, .1], [10., 5.]]
+    with pytest.raises(Undecidable, match='needs adapt_and'): periods_in_units(table[table['measure'] == 'adapt_or'])
