@@ -28,7 +28,7 @@ def has(
     several, layered = model.n_subnetworks > 1, hasattr(model, 'layers')
     there = dict(subnetworks=several, interconnections=several and any(stack.n_connections),
                  bottleneck='W_hb' in stack.weights, layers=layered, graph=layered,
-                 retina=layered and model.n_pixels == N_PIXELS)
+                 retina=layered and model.n_pixels == N_PIXELS, few_images=True)
     own = getattr(model, 'has', ()) # what a model of one's own says of itself
     return {name for name, is_there in there.items() if is_there} | {*own}
 
