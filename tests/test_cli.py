@@ -129,7 +129,7 @@ def test_version():
 
 @pytest.mark.parametrize('words, proposed', [
     ('modspec re', ['reproduce']), ('modspec run --arch', ['--architecture']),
-    ('modspec run --architecture ', ['standard', 'bottleneck', 'both']), ('modspec run --dataset m', ['mnist']),
+    ('modspec run --architecture ', ['standard', 'bottleneck', 'both']), ('modspec run --dataset m', ['mnist', 'mnist_2000']),
     ('modspec sweep --device cu', ['cuda'])])
 def test_shell_completion(words, proposed):
     "in a process of its own, as the shell asks"
@@ -287,7 +287,7 @@ REFUSED = {  # what is added to `modspec run --sparsity 0.1 --out out`: what the
     ('--epochs', '0'): 'epochs must be a whole number in [1, 10000], got 0', ('--epochs', '-3'): 'got -3',
     ('--epochs', 'x'): "epochs must be a whole number in [1, 10000], got 'x'",
     ('--batch-size', '0'): 'batch_size must be a whole number in [1, 1000000], got 0', ('--batch-size', '-1'): 'got -1',
-    ('--dataset', 'cifar'): "dataset must be one of ['digits', 'mnist', 'retina'], got 'cifar'",
+    ('--dataset', 'cifar'): "dataset must be one of ['digits', 'mnist', 'mnist_2000', 'retina'], got 'cifar'",
     ('--architecture', 'dense'): "architecture must be one of ['standard', 'bottleneck', 'both'], got 'dense'",
     ('--device', 'gpu'): "device must be one of ['cpu'", ('--device', 'meta'): "got 'meta'",
     ('--threads', '0'): f'threads must be a whole number in [1, {os.cpu_count()}], got 0',

@@ -72,7 +72,7 @@ def test_several_sparsities():
 @pytest.mark.parametrize('name, values, legal', [
     ('seeds', [0, -1, 10_001, True, False, 2., '2', None, NAN], 'a whole number in [1, 10000]'),
     ('first_seed', [-1, 1_000_001, True, 2., '2', None, NAN], 'a whole number in [0, 1000000]'),
-    ('dataset', ['', 'Digits', 'cifar', None, 3, ['digits'], {}], "one of ['digits', 'mnist', 'retina']"),
+    ('dataset', ['', 'Digits', 'cifar', None, 3, ['digits'], {}], "one of ['digits', 'mnist', 'mnist_2000', 'retina']"),
     ('architecture', ['', 'Both', 'dense', None, 0, ['standard'], {}], "one of ['standard', 'bottleneck', 'both']")])
 def test_settings_are_refused(name, values, legal):
     for value in values:
@@ -321,7 +321,7 @@ REFUSED = {  # text of the file: what the message says
     P + 'seeds: 0': r'seeds must be a whole number in \[1, 10000\], got 0$',
     P + 'seeds: -2': 'seeds must be .* got -2$', P + 'seeds: true': 'seeds must be .* got True$',
     P + 'seeds: 2.0': 'seeds must be .* got 2.0$', P + 'seeds:': 'seeds must be a whole number',
-    P + 'settings: {dataset: cifar}': r"dataset must be one of \['digits', 'mnist', 'retina'\], got 'cifar'$",
+    P + 'settings: {dataset: cifar}': r"dataset must be one of \['digits', 'mnist', 'mnist_2000', 'retina'\], got 'cifar'$",
     P + 'settings: {dataset: [digits]}': r"dataset must be one of .*got \['digits'\]$",
     P + 'settings: {architecture: dense}': "architecture must be one of .*'both'\\], got 'dense'$",
     P + 'settings: {architecture: {}}': 'architecture must be one of .*got {}$',

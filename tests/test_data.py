@@ -185,7 +185,7 @@ def test_pixels_that_cannot_be_standardized():
 
 @pytest.mark.parametrize('name', ['cifar', '', 'MNIST', None, 3])
 def test_unknown_dataset(name):
-    message = rf"dataset must be one of \['digits', 'mnist', 'retina'\], got {name!r}"
+    message = rf"dataset must be one of \['digits', 'mnist', 'mnist_2000', 'retina'\], got {name!r}"
     with pytest.raises(ValueError, match=message): load_dataset(name)
 
 

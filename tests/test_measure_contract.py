@@ -16,7 +16,7 @@ from modspec.networks.stack import Stack
 from modspec.training import loop
 from modspec.training.parameters import SPARSE, Parameters, applying
 
-ENTRIES = applying('measure', SPARSE)  # all that networks of sub-networks can have
+ENTRIES = applying('measure', (*SPARSE, 'few_images'))  # all that networks of sub-networks can have
 MEASURES = {name: entry.load() for name, entry in ENTRIES.items()}
 LEGAL = {value: about.get('range', [0, torch.inf]) for entry in ENTRIES.values()
          for value, about in entry.about['values'].items()}

@@ -28,7 +28,8 @@ def has(
     several, layered = model.n_subnetworks > 1, hasattr(model, 'layers')
     there = dict(subnetworks=several, interconnections=several and any(stack.n_connections),
                  bottleneck='W_hb' in stack.weights, layers=layered, graph=hasattr(model, 'blocks'),
-                 retina=layered and model.n_pixels == N_PIXELS, pairs=model.n_subnetworks == 2)
+                 retina=layered and model.n_pixels == N_PIXELS, pairs=model.n_subnetworks == 2,
+                 few_images=True)
     own = getattr(model, 'has', ()) # what a model of one's own says of itself
     return {name for name, is_there in there.items() if is_there} | {*own}
 

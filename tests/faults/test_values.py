@@ -39,7 +39,7 @@ SHARES = {'dropout': .99, 'pruning': .999, 'switching': 1.}  # in [0, so much]
 EITHER = ['rewire', 'dropout_each_step', 'regrowth']  # true or false
 OPTIONAL = ['connection_lr']  # may be none
 CHOICES = {
-    'dataset': ['digits', 'mnist', 'retina'], 'architecture': ['standard', 'bottleneck', 'both'],
+    'dataset': ['digits', 'mnist', 'mnist_2000', 'retina'], 'architecture': ['standard', 'bottleneck', 'both'],
     'task': ['parity', 'parity_sentence', 'digit', 'retina', 'retina_random'],
     'inputs': ['unit', 'standardized'], 'message': ['inside', 'before'],
     'decision': ['max', 'absolute'], 'connection_start': ['uniform', 'normal'], 'mask_scores': ['own', 'incoming'],
