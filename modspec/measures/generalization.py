@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['REGISTERED', 'seen_pairs', 'generalization']
 
-# %% ../../nbs/measures/generalization.ipynb #7bd01e6d
+# %% ../../nbs/measures/generalization.ipynb #071e57fd
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -19,7 +18,7 @@ from .performance import evaluate
 from ..networks.stack import Stack
 from ..training.loop import images_per_example
 
-# %% ../../nbs/measures/generalization.ipynb #e667cf19
+# %% ../../nbs/measures/generalization.ipynb #b8132c0b
 def seen_pairs(
     dataset:Dataset, # Data to train and to test on
     task:Task, # What may be shown
@@ -33,7 +32,7 @@ def seen_pairs(
     pairs = draw_pairs(dataset.train.labels.cpu(), n_pairs, generator=generator, **how)
     return pairs.to(dataset.train.labels.device)
 
-# %% ../../nbs/measures/generalization.ipynb #1f04a5e7
+# %% ../../nbs/measures/generalization.ipynb #9d113f86
 def generalization(
     stack:Stack, # Networks
     dataset:Dataset, # Data on the same device
@@ -47,7 +46,7 @@ def generalization(
     new, _ = evaluate(stack, dataset.test, task=parameters.task)
     return {'train_accuracy': known, 'gap': known - new}
 
-# %% ../../nbs/measures/generalization.ipynb #2b22ef1a
+# %% ../../nbs/measures/generalization.ipynb #f63767a0
 REGISTERED = [dict(
     kind='measure', name='generalization', object='generalization', needs=['few_images'],
     values={
