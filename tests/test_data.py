@@ -255,7 +255,9 @@ def test_few_images(tmp_path, monkeypatch):
     images, labels = np.arange(2003 * 2) % 256, np.arange(2003) % 10
     def part(n): return Digits(torch.tensor(images[:2 * n].reshape(n, 2), dtype=torch.uint8), torch.tensor(labels[:n]))
     asked = []
-    def whole(root, *, download): asked.append((root, download)); return Dataset('mnist', part(2003), part(30))
+    def whole(root, *, download):
+        asked.append((root, download))
+        return Dataset('mnist', part(2003), part(30))
     monkeypatch.setattr(data, 'load_mnist', whole)
     few = load_dataset('mnist_2000', root=tmp_path, download=True)
     assert asked == [(tmp_path, True)] and few.name == 'mnist_2000' and (len(few.train), len(few.test)) == (2000, 30)
