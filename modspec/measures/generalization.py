@@ -25,12 +25,13 @@ def seen_pairs(
     n_subnetworks:int=2, # Images per pair
 )->Tensor: # Indices of training images, shape (sub-networks, pairs)
     "As many fixed pairs of training images as pairs are held out, or every image once"
-    how = dict(n_subnetworks=n_subnetworks, allowed=task.allowed)
-    if n_subnetworks == 1: return held_out_pairs(dataset.train, **how)
+    digits, allowed = dataset.train, task.allowed
+    if n_subnetworks == 1: return held_out_pairs(digits, n_subnetworks=1, allowed=allowed)
     generator, = generators([0], 'seen pairs')
-    n_pairs = held_out_pairs(dataset.test, **how).shape[1]
-    pairs = draw_pairs(dataset.train.labels.cpu(), n_pairs, generator=generator, **how)
-    return pairs.to(dataset.train.labels.device)
+    held_out = held_out_pairs(dataset.test, n_subnetworks=n_subnetworks, allowed=allowed)
+    pairs = draw_pairs(digits.labels.cpu(), held_out.shape[1], generator=generator,
+                       n_subnetworks=n_subnetworks, allowed=allowed)
+    return pairs.to(digits.labels.device)
 
 # %% ../../nbs/measures/generalization.ipynb #9d113f86
 def generalization(
