@@ -129,7 +129,8 @@ def test_version():
 
 @pytest.mark.parametrize('words, proposed', [
     ('modspec re', ['reproduce']), ('modspec run --arch', ['--architecture']),
-    ('modspec run --architecture ', ['standard', 'bottleneck', 'both']), ('modspec run --dataset m', ['mnist', 'mnist_2000']),
+    ('modspec run --architecture ', ['standard', 'bottleneck', 'both']),
+    ('modspec run --dataset m', ['mnist', 'mnist_2000']),
     ('modspec sweep --device cu', ['cuda'])])
 def test_shell_completion(words, proposed):
     "in a process of its own, as the shell asks"

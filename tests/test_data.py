@@ -15,8 +15,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from modspec.core import mnist
-from modspec.core.data import Dataset, Digits, as_inputs, load_dataset, load_mnist
+from modspec.core import data, mnist
+from modspec.core.data import Dataset, Digits, as_inputs, load_dataset, load_mnist, load_mnist_2000
 from modspec.core.mnist import DatasetError, data_root
 from modspec.core.streams import generators
 from modspec.core.tasks import (
@@ -250,6 +250,29 @@ def test_whole_files(tmp_path, made_up):
             assert digits.labels.tolist() == list(labels[8:]) and digits.labels.dtype == torch.int64
 
 
+def test_few_images(tmp_path, monkeypatch):
+    "The first 2,000 images to train on, and all others are forgotten; the test images are those of MNIST"
+    images, labels = np.arange(2003 * 2) % 256, np.arange(2003) % 10
+    def part(n): return Digits(torch.tensor(images[:2 * n].reshape(n, 2), dtype=torch.uint8), torch.tensor(labels[:n]))
+    asked = []
+    def whole(root, *, download):
+        asked.append((root, download))
+        return Dataset('mnist', part(2003), part(30))
+    monkeypatch.setattr(data, 'load_mnist', whole)
+    few = load_dataset('mnist_2000', root=tmp_path, download=True)
+    assert asked == [(tmp_path, True)] and few.name == 'mnist_2000' and (len(few.train), len(few.test)) == (2000, 30)
+    assert torch.equal(few.train.images, part(2000).images) and torch.equal(few.train.labels, part(2000).labels)
+    assert few.train.images.untyped_storage().nbytes() == 4000
+
+
+def test_few_images_of_damaged_files(tmp_path, made_up):
+    "The same errors as for all of MNIST"
+    with pytest.raises(DatasetError, match='is missing; point MODSPEC_DATA at'): load_mnist_2000(tmp_path)
+    name = next(iter(CONTENT))
+    (write(tmp_path) / name).write_bytes(CONTENT[name][:-1])
+    with pytest.raises(DatasetError, match='expected .* delete it and fetch it again'): load_mnist_2000(tmp_path)
+
+
 def md5(content):
     return hashlib.md5(content).hexdigest()
 
@@ -405,3 +428,7 @@ def test_real_mnist():
     mean = dataset.train.images.float().mean() / 255
     assert abs(mean - .1307) < 1e-4  # the mean that everyone normalizes by
     assert held_out_pairs(dataset.test).shape == (2, 10_000)
+    few = load_dataset('mnist_2000', root=mnist_root())
+    assert few.train.labels.bincount().tolist() == [191, 220, 198, 191, 214, 180, 200, 224, 172, 210]
+    assert torch.equal(few.train.images, dataset.train.images[:2000])
+    assert torch.equal(few.test.images, dataset.test.images)

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['REGISTERED', 'seen_pairs', 'generalization']
 
-# %% ../../nbs/measures/generalization.ipynb #7bd01e6d
+# %% ../../nbs/measures/generalization.ipynb #071e57fd
 from typing import Any
 
-import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -19,21 +18,22 @@ from .performance import evaluate
 from ..networks.stack import Stack
 from ..training.loop import images_per_example
 
-# %% ../../nbs/measures/generalization.ipynb #e667cf19
+# %% ../../nbs/measures/generalization.ipynb #b8132c0b
 def seen_pairs(
     dataset:Dataset, # Data to train and to test on
     task:Task, # What may be shown
     n_subnetworks:int=2, # Images per pair
 )->Tensor: # Indices of training images, shape (sub-networks, pairs)
     "As many fixed pairs of training images as pairs are held out, or every image once"
-    how = dict(n_subnetworks=n_subnetworks, allowed=task.allowed)
-    if n_subnetworks == 1: return held_out_pairs(dataset.train, **how)
+    digits, allowed = dataset.train, task.allowed
+    if n_subnetworks == 1: return held_out_pairs(digits, n_subnetworks=1, allowed=allowed)
     generator, = generators([0], 'seen pairs')
-    n_pairs = held_out_pairs(dataset.test, **how).shape[1]
-    pairs = draw_pairs(dataset.train.labels.cpu(), n_pairs, generator=generator, **how)
-    return pairs.to(dataset.train.labels.device)
+    held_out = held_out_pairs(dataset.test, n_subnetworks=n_subnetworks, allowed=allowed)
+    pairs = draw_pairs(digits.labels.cpu(), held_out.shape[1], generator=generator,
+                       n_subnetworks=n_subnetworks, allowed=allowed)
+    return pairs.to(digits.labels.device)
 
-# %% ../../nbs/measures/generalization.ipynb #1f04a5e7
+# %% ../../nbs/measures/generalization.ipynb #9d113f86
 def generalization(
     stack:Stack, # Networks
     dataset:Dataset, # Data on the same device
@@ -47,7 +47,7 @@ def generalization(
     new, _ = evaluate(stack, dataset.test, task=parameters.task)
     return {'train_accuracy': known, 'gap': known - new}
 
-# %% ../../nbs/measures/generalization.ipynb #2b22ef1a
+# %% ../../nbs/measures/generalization.ipynb #f63767a0
 REGISTERED = [dict(
     kind='measure', name='generalization', object='generalization', needs=['few_images'],
     values={

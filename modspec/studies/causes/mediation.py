@@ -6,7 +6,7 @@
 __all__ = ['MOST_LOST', 'mediation_networks', 'path_numbers', 'Mediation', 'mediated', 'mediations', 'interventions',
            'check_learned', 'mediation_finding', 'figure_mediation']
 
-# %% ../../../nbs/studies/causes/mediation.ipynb #a880803a
+# %% ../../../nbs/studies/causes/mediation.ipynb #b7ec13c7
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -16,11 +16,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ...analysis.evidence import VERDICTS, Estimate, Finding, Undecidable, estimate, judged
-from ...analysis.plot import PAGE_WIDTH, axis_label, settled, use_style
+from ...analysis.plot import PAGE_WIDTH, label_of, settled, use_style
 from ...analysis.specialization import CONFIDENCE
 from .effects import MODULAR, shift
 
-# %% ../../../nbs/studies/causes/mediation.ipynb #1451d15f
+# %% ../../../nbs/studies/causes/mediation.ipynb #75c6c09a
 def mediation_networks(
     table:pd.DataFrame, # Table of values of a sweep
 )->pd.DataFrame: # Index `variation, seed`; a column for each value
@@ -30,7 +30,7 @@ def mediation_networks(
     for name in {*MODULAR} & {*wide}: wide[name] *= MODULAR[name]
     return wide
 
-# %% ../../../nbs/studies/causes/mediation.ipynb #0b139089
+# %% ../../../nbs/studies/causes/mediation.ipynb #42574df1
 def path_numbers(
     of_mediator:np.ndarray, # Change of the mediator, seed by seed, shape (..., seeds)
     of_outcome:np.ndarray, # Change of the outcome, of the same shape
@@ -42,7 +42,7 @@ def path_numbers(
     b = np.divide((m * y).sum(-1), spread, out=np.zeros(np.shape(spread)), where=spread > 1e-18)
     return dict(a=a, b=b, ab=a * b, direct=total - a * b, total=total)
 
-# %% ../../../nbs/studies/causes/mediation.ipynb #feab13ce
+# %% ../../../nbs/studies/causes/mediation.ipynb #4c8cfa3e
 @dataclass(frozen=True)
 class Mediation:
     "A path from a cause by a mediator to an outcome"
@@ -52,7 +52,7 @@ class Mediation:
     direct:Estimate # The effect of the cause that is left
     total:Estimate # The whole effect
 
-# %% ../../../nbs/studies/causes/mediation.ipynb #6ad18742
+# %% ../../../nbs/studies/causes/mediation.ipynb #63064961
 def mediated(
     networks:pd.DataFrame, # From `mediation_networks`
     cause:str, # Variation
@@ -73,7 +73,7 @@ def mediated(
                 for name in ('b', 'ab', 'direct')}
     return Mediation(a=estimate(m), total=estimate(y), **by_draws)
 
-# %% ../../../nbs/studies/causes/mediation.ipynb #3b9de18a
+# %% ../../../nbs/studies/causes/mediation.ipynb #16fefc95
 def mediations(
     networks:pd.DataFrame, # From `mediation_networks`
     causes:Sequence[str], # Variations
@@ -87,7 +87,7 @@ def mediations(
     found.index = pd.MultiIndex.from_tuples(rows, names=['cause', 'mediator', 'coefficient'])
     return found
 
-# %% ../../../nbs/studies/causes/mediation.ipynb #b6d346f6
+# %% ../../../nbs/studies/causes/mediation.ipynb #3804b77b
 def interventions(
     networks:pd.DataFrame, # From `mediation_networks`
     points:Sequence[str], # Variations that make networks modular without a regulariser
@@ -100,7 +100,7 @@ def interventions(
     found.index = pd.MultiIndex.from_tuples(rows, names=['point', 'column'])
     return found
 
-# %% ../../../nbs/studies/causes/mediation.ipynb #c2d9e683
+# %% ../../../nbs/studies/causes/mediation.ipynb #8c516ea0
 MOST_LOST = 0.03 # Accuracy on new images that a point may lose and still decide something
 
 def check_learned(
@@ -116,7 +116,7 @@ def check_learned(
             raise Undecidable(f'networks of {point} lose {lost:.3f} of accuracy on new images, '
                               f'at most {MOST_LOST:g} may be lost')
 
-# %% ../../../nbs/studies/causes/mediation.ipynb #2c70d6a7
+# %% ../../../nbs/studies/causes/mediation.ipynb #b4cf3745
 def mediation_finding(
     networks:pd.DataFrame, # From `mediation_networks`
     cause:str, # Variation
@@ -139,7 +139,7 @@ def mediation_finding(
                                 for point, one in gaps.iterrows())]))
     return found if found.verdict == VERDICTS[0] else replace(found, verdict=VERDICTS[2])
 
-# %% ../../../nbs/studies/causes/mediation.ipynb #1989c03a
+# %% ../../../nbs/studies/causes/mediation.ipynb #9b19f87d
 @use_style()
 def figure_mediation(
     networks:pd.DataFrame, # From `mediation_networks`
@@ -154,11 +154,12 @@ def figure_mediation(
         for k, (cause, points) in enumerate({'none': ['baseline'], **causes}.items()):
             color = 'black' if cause == 'none' else colors(k - 1)
             dots, line = networks.loc[points], means.loc[['baseline', *points]]
-            ax.plot(dots[mediator], dots['gap'], '.', color=color, markersize=2.5, alpha=.5)
+            ax.plot(dots[mediator], dots['gap'], '.', color=color, markersize=4, alpha=.5,
+                    markeredgewidth=0)
             ax.plot(line[mediator], line['gap'], '-', color=color, linewidth=.8)
             ax.plot(means.loc[points, mediator], means.loc[points, 'gap'], 'o', color=color,
                     markerfacecolor='white', label=cause)
-        ax.set_xlabel(axis_label(mediator))
-    axes[0, 0].set_ylabel('generalization gap')
+        ax.set_xlabel(label_of(mediator))
+    axes[0, 0].set_ylabel(label_of('gap'))
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=7)
     return settled(fig)
