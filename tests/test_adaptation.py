@@ -98,14 +98,14 @@ def test_a_pace_is_a_learning_rate():
 
 def test_only_the_scaled_have_a_pace_of_their_own(trained):
     size = torch.cat([trained.weights[name].flatten(1) for name in ('W_1', 'W_2', 'W_out')], 1).norm(dim=1)
-    expected = sum(norm**2 for norm in glorot_norms(trained.architecture).values())**.5 / size
+    expected = sum(norm**2 for norm in glorot_norms(trained.weights).values())**.5 / size
     torch.testing.assert_close(learning_pace(trained, 'scaled'), expected)
     for how in ('plain', 'rescaled', 'readout'): assert learning_pace(trained, how).eq(1).all()
 
 
 def test_rescaled_layers_have_their_first_norms_and_their_signs(trained):
     made, model = at_first_norms(trained), trained.architecture
-    for name, norm in glorot_norms(model).items():
+    for name, norm in glorot_norms(trained.weights).items():
         torch.testing.assert_close(made.weights[name].flatten(1).norm(dim=1), torch.full((3,), norm))
     def drive(stack): return model.drive(stack.weights, X)
     assert torch.equal(drive(made).sign(), drive(trained).sign())

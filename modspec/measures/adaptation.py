@@ -8,6 +8,7 @@ __all__ = ['WAYS_TO_ADAPT', 'KNOWS', 'EVERY', 'ADAPTED_TO', 'REGISTERED', 'gloro
 
 # %% ../../nbs/measures/adaptation.ipynb #d0f50ef5
 from dataclasses import replace
+from math import hypot
 from typing import Any
 
 import torch
@@ -21,17 +22,15 @@ from ..core.checks import check_choice
 from ..core.data import Dataset, as_inputs
 from ..core.streams import generators
 from ..core.tasks import RETINA
-from ..networks.feedforward import FeedForward, layer_shapes
 from ..networks.stack import Stack, check_finite_networks, last_state
 from ..training.optimizers import DENSE
 
 # %% ../../nbs/measures/adaptation.ipynb #8cfde10a
 def glorot_norms(
-    model:FeedForward, # Sizes
+    weights:dict[str, Tensor], # Weights of networks, for the shapes of their matrices
 )->dict[str, float]: # Of each matrix, by name
     "Norms with which the layers of a network begin, as Glorot & Bengio (2010) draw them"
-    shapes = {name: shape[-2:] for name, shape in layer_shapes(model).items()
-              if name.startswith('W_')}
+    shapes = {name: W.shape[-2:] for name, W in dense_matrices(weights).items()}
     return {name: (2 * n_out * n_in / (n_out + n_in))**0.5
             for name, (n_out, n_in) in shapes.items()}
 
@@ -43,7 +42,7 @@ def at_first_norms(
 )->Stack: # Layers of zeros stay so
     "The networks, each layer scaled to the norm with which it would begin"
     weights = dict(stack.weights)
-    for name, norm in glorot_norms(stack.architecture).items():
+    for name, norm in glorot_norms(stack.weights).items():
         own = weights[name].flatten(1).norm(dim=1)
         factor = torch.where(own > 0, norm / own, 1.)
         for part in (name, f'b_{name[2:]}'):
@@ -59,7 +58,7 @@ def learning_pace(
     "Factor on the learning rate of each network"
     if how != 'scaled': return torch.ones(len(stack), device=stack.device)
     W = torch.cat([w.flatten(1) for w in dense_matrices(stack.weights).values()], 1)
-    first = sum(norm**2 for norm in glorot_norms(stack.architecture).values())**0.5
+    first = hypot(*glorot_norms(stack.weights).values())
     own = W.norm(dim=1)
     return torch.where(own > 0, first / own, 1.)
 
