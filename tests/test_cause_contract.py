@@ -176,3 +176,13 @@ def test_dropout_keeps_the_mean_and_is_gone_after_training():
     gates = torch.cat([made.gates(500)[0] for _ in range(20)], -1)
     torch.testing.assert_close(gates.mean(-1), torch.ones(3, 1, 6), rtol=0, atol=.03)
     assert made.gates(4)[1].shape == (3, 1, 4, 4)
+
+
+@pytest.mark.parametrize('kind', ['recurrent', 'layered'])
+@pytest.mark.parametrize('way', [dict(dropout=.25), dict(l1_strength=1e-3), dict(pruning=.5)], ids=str)
+def test_causes_act_in_either_precision(kind, way):
+    "Networks whose states are bfloat16 train under a cause, and stay finite"
+    stack = networks(kind)
+    half = replace(stack, architecture=replace(stack.architecture, precision='bf16'))
+    ours, _ = trained(kind, half, precision='bf16', **way)
+    assert all(w.isfinite().all() for w in ours.weights.values()) and not same(ours, half)

@@ -183,7 +183,7 @@ def hidden_states(
     h = torch.tanh(stacked)
     for t in range(n_steps):
         if t: h = torch.tanh(torch.baddbmm(stacked, recurrent, h))
-        if gates is not None: h = (h.view_as(drive) * gates[t]).flatten(1, 2)
+        if gates is not None: h = (h.view_as(drive) * gates[t]).flatten(1, 2).to(drive.dtype)
         yield h.view_as(drive)
 
 # %% ../../nbs/networks/recurrent.ipynb #10316854

@@ -16,9 +16,10 @@ REGISTERED = [dict(kind='study', name='digit_pairs', object='DIGIT_PAIRS',
 
 DIGIT_PAIRS = Study(
     'digit_pairs', 'Causes of modularity in two sub-networks that look at a pair of digits',
-    SparsitySettings, (*SPARSE, 'graph', 'pairs'),
+    SparsitySettings, (*SPARSE, 'graph', 'pairs', 'few_images'),
     'modspec.studies.extreme_sparsity.run:sparse_networks',
     stacked='sparsity', needed=('sparsity',), names=(('sparsity', 'p'),),
     only_on=(('bottleneck', 'bottleneck'), ('weight_mask', 'standard'),
-             ('correlation', 'standard')),
+             ('correlation', 'standard'), ('clusterability', 'standard'),
+             ('communities', 'standard')),
     ledger='modspec.studies.digit_pairs.claims:PAIRS_LEDGER', compares=True)
