@@ -26,12 +26,13 @@ from modspec.studies.causes.claims import CAUSES_CLAIMS, CAUSES_LEDGER, MIDDLE
 from modspec.studies.causes.config import CAUSES
 from modspec.studies.causes.effects import (
     BEYOND,
+    MAPPED,
     MODULAR,
-    NULLS_OF,
     beyond_null,
     cause_effects,
     caused_networks,
     hedges,
+    nulls_of,
     shift,
 )
 from modspec.studies.causes.run import retina_networks
@@ -56,7 +57,7 @@ def test_a_run(tmp_path):
     config = RunConfig(CAUSES, CAUSES.settings(**QUICK, towers=1.), seeds=2)
     folder = run(config, tmp_path / 'run')
     table, before = read_table(folder), read_manifest(folder)
-    assert {*MODULAR, *(f'{m}_{null}_p' for m, nulls in NULLS_OF.items() for null in nulls)} <= {*table['measure']}
+    assert {*MAPPED, *(f'{m}_{null}_p' for m in MAPPED for null in nulls_of(m))} <= {*table['measure']}
     assert table['value'].notna().all() and set(table['trained']) == {True, False}
     assert (table.query("measure == 'si' and trained")['value'] == 1).all()
     assert read_manifest(run(config, tmp_path / 'run')) == before
@@ -220,12 +221,12 @@ def invented(up, null_up=None, n=8, accuracy=1., learned=1.):
         for seed in range(n):
             about = dict(variation=variation, seed=seed, dataset='retina')
             values = {'accuracy': accuracy, 'int': .1 + .1 * size, 'density': 1., 'weight_norm': 1.}
-            for m, sign in MODULAR.items():
+            for m, sign in MAPPED.items():
                 values[m] = sign * (size + rng.normal(0, .05))
-                for null in NULLS_OF[m]:
+                for null in nulls_of(m):
                     values |= {f'{m}_{null}_mean': sign * (null_up or {}).get(variation, 0.), f'{m}_{null}_sd': .1}
             rows += [about | dict(trained=True, measure=m, value=v) for m, v in values.items()]
-            rows += [about | dict(trained=False, measure=m, value=v - learned * MODULAR.get(m, 0))
+            rows += [about | dict(trained=False, measure=m, value=v - learned * MAPPED.get(m, 0))
                      for m, v in values.items()]
     return pd.DataFrame(rows)
 

@@ -313,7 +313,8 @@ def test_same_values_again_and_alone():
 def test_only_units_without_a_scale_are_normalised():
     weights = untrained(8, 16, 8, 3, seeds=range(3))
     other = [weights[0] * 8, weights[1], weights[2] / 8]
-    found = {activation: [block_ncuts(layer_blocks(W), 4, activation=activation, seeds=range(3)) for W in (weights, other)]
+    both = [layer_blocks(W) for W in (weights, other)]
+    found = {activation: [block_ncuts(W, 4, activation=activation, seeds=range(3)) for W in both]
              for activation in ('relu', 'linear', 'tanh')}
     for activation in ('relu', 'linear'): torch.testing.assert_close(*found[activation], rtol=0, atol=.02)
     assert (found['tanh'][0] - found['tanh'][1]).abs().max() > .1
