@@ -67,8 +67,11 @@ def test_no_circle(module):
     assert not [other for other in IMPORTS[module] if module in with_all(other)]
 
 
+CROSSING = {'digit_pairs'}  # studies whose subject is to join others; these know nothing of them
+
+
 def test_studies_do_not_import_one_another():
-    for module in (m for m in MODULES if folder(m) == 'studies'):
+    for module in (m for m in MODULES if folder(m) == 'studies' and m.split('.')[1] not in CROSSING):
         others = {m for m in IMPORTS[module] if folder(m) == 'studies' and m.split('.')[1] != module.split('.')[1]}
         assert not others, f'{module} imports {others}'
 

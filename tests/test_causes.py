@@ -255,7 +255,8 @@ def test_hedges_as_it_is_defined():
 
 SETTLED = [f'{kind}_settled_{period}' for kind in ('permuted', 'near') for period in (2, 4)]
 EVERY = dict.fromkeys([*MIDDLE.values(), *SETTLED, 'shuffled_2', 'settled_2', 'settled_4', 'goals_4', 'permuted_2',
-                       'permuted_4', 'near_2', 'near_4'], 1.)
+                       'permuted_4', 'near_2', 'near_4', 'spectral_2', 'both_2', 'noise_settled_2', 'noise_settled_4',
+                       'random_labels'], 1.)
 
 
 def verdicts(table): return check_claims(CAUSES_CLAIMS, Evidence(table)).set_index('id')['verdict']
@@ -263,8 +264,10 @@ def verdicts(table): return check_claims(CAUSES_CLAIMS, Evidence(table)).set_ind
 
 def test_claims_come_out_either_way():
     "a world in which every cause makes modules, and one in which none does anything"
-    related = EVERY | dict.fromkeys([*SETTLED, 'shuffled_2', 'permuted_2', 'permuted_4', 'near_2', 'near_4'], 0.)
-    yes, no = verdicts(invented(related)), verdicts(invented(dict.fromkeys(EVERY, -.5), learned=0.))
+    controls = [*SETTLED, 'shuffled_2', 'permuted_2', 'permuted_4', 'near_2', 'near_4', 'both_2', 'noise_settled_2',
+                'noise_settled_4']
+    yes = verdicts(invented(EVERY | dict.fromkeys(controls, 0.) | dict(random_labels=-1.)))
+    no = verdicts(invented(dict.fromkeys(EVERY, -.5) | dict(random_labels=.5), learned=0.))
     decided = yes.drop(['modular-networks-adapt-faster', 'regularisers-generalise-by-modules', 'l2-has-a-square-root',
                         'prices-scatter'])
     assert (decided == 'holds').all(), decided[decided != 'holds']

@@ -33,12 +33,12 @@ def state_sizes(
     model, task, n = stack.architecture, task_named(task_name), 0
     pairs = held_out_pairs(dataset.test, n_subnetworks=images_per_example(model, task),
                            allowed=task.allowed)
-    saturated, sums, products = 0., 0., 0.
+    saturated = sums = products = torch.zeros((), dtype=torch.double, device=stack.device)
     for index in pairs[None].split(500, dim=2):
         x, _ = gather_batch(dataset.test, index, model.precision)
         states = [h.double() for h in model.states(stack.weights, model.drive(stack.weights, x))]
-        at_limit = [(h.abs() > SATURATED).double().sum((1, 2, 3)) for h in states]
-        saturated, n = saturated + sum(at_limit), n + index.shape[2]
+        for h in states: saturated = saturated + (h.abs() > SATURATED).double().sum((1, 2, 3))
+        n += index.shape[2]
         last = states[-1]
         sums, products = sums + last.sum(3), products + last @ last.mT
     mean = sums / n

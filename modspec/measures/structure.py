@@ -104,9 +104,9 @@ def given_measure(
     *, bar:tqdm|None=None, # Not used
 )->dict[str, Tensor]: # 'q_given', and '..._whole_mean', '..._sd' and '..._p', each (networks,)
     "Weighted Q of the sub-networks, beside that of recurrent matrices shuffled as a whole"
-    model, W = stack.architecture, recurrent_matrix(stack.weights).detach().double().cpu()
+    model:Any = stack.architecture
+    W, groups = recurrent_matrix(stack.weights).detach().double().cpu(), model.groups()
     check_finite_networks(W, stack, 'a weight')
-    groups = model.groups()
     def q(matrices): return torch.tensor([newman_q(A.abs().T, groups) for A in matrices])
     draws = null_draws(Blocks([W], [(0, 0)]), 'layer', parameters.given_draws, seeds=stack.seeds,
                        purpose='given groups')

@@ -28,7 +28,7 @@ from ..extreme_sparsity.figures import MAIN_MEASURES
 PAIRS_CLAIMS:dict[str, Claim] = {} # By name
 POINTS = {'L1': ['l1_2', 'l1_1'], 'L2': ['l2_2', 'l2_1'], 'dropout': ['dropout_2', 'dropout_1'],
           'pruning during training': ['pruned_1'], 'pruning after training': ['cut_1'],
-          'connection cost': ['cost_1'], 'changing goals': ['goals_1']} # Of each, the stronger first
+          'connection cost': ['cost_1'], 'changing goals': ['goals_1']} # The stronger first
 
 def pairs_at(
     evidence:Evidence, # Of a sweep of digit pairs
@@ -118,14 +118,16 @@ def effects_agree(
     measure:str, # Of function
     seeds:Sequence[int], # Which to use
 )->float: # In [-1, 1]
-    "Rank correlation, over causes and sparsities, of effects on Q* and on a measure"
+    "Rank correlation of effects on Q* and on a measure; `Undecidable` where one does not vary"
     pairs = []
     for of_one in networks.values():
         here = of_one[of_one.index.get_level_values('seed').isin(seeds)]
         means = here[['q_max', measure]].groupby(level='variation').mean()
         apart = (means - means.loc['baseline']).drop(index='baseline')
         pairs.append(apart[learned(of_one).loc[apart.index]])
-    return float(spearmanr(pd.concat(pairs)).statistic)
+    found = pd.concat(pairs)
+    if not (found.nunique() > 1).all(): raise Undecidable(f'effects on Q* or {measure} are all one')
+    return float(spearmanr(found).statistic)
 
 # %% ../../../nbs/studies/digit_pairs/claims.ipynb #80912977
 @claim(PAIRS_CLAIMS, 'Béna & Goodman 2021; ours',

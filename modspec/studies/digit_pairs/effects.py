@@ -16,7 +16,8 @@ import matplotlib.pyplot as plt
 from ...analysis.evidence import Estimate, Undecidable
 from ...analysis.plot import PAGE_WIDTH, settled, use_style
 from ...analysis.specialization import specialization
-from ..causes.effects import beside_nulls, cause_effects, draw_effects, nulls_of, shift
+from ..causes.effects import beside_nulls, cause_effects, draw_effects
+from ..causes.effects import nulls_of, shift
 from ..extreme_sparsity.figures import MAIN_MEASURES
 
 # %% ../../../nbs/studies/digit_pairs/effects.ipynb #20281613
