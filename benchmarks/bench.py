@@ -21,8 +21,11 @@ rounds, with its quartiles in `_q25` and `_q75`. What is compared is measured in
 - scaling.csv: `seconds` of a `unit` (step, epoch) against the `value` of a `variable`; `relative` to the value `base`.
 - sweep.csv: seconds of the stages, summed over the runs of a sweep, `starting_s` that processes spent otherwise, and
   `wall_s` of the whole on all cores; `how` says whether it was measured.
+- causes.csv: what the study of causes needs; `value`, in the `unit` seconds unless another is named, of `what` in
+  a `part` of it, for so many `networks`; `how` says what was measured and what was projected from it. Parts that end
+  in "each" are per network, over all stages and architectures; those that end in "whole" are sweeps.
 
-machine.json says where and when.
+machine.json says where and when each of the tables was made.
 """
 
 import json
@@ -39,6 +42,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from benchmarks import causes as costs
 from benchmarks import commands
 from benchmarks.commands import ROOT, Rows, cell
 from modspec.studies.extreme_sparsity.config import STUDY
@@ -70,12 +74,19 @@ class Plan:
     config: str | None = 'config/extreme_sparsity/quick.yaml'  # A sweep to compute, if any
     project: str = 'config/extreme_sparsity/paper.yaml'  # A sweep whose time is projected
     project_pairs: tuple[int, int] = (6400, 12_800)  # From runs with so many pairs per epoch
+    causes_retina: str = 'config/causes/retina.yaml'  # A sweep of which two stacks are computed
+    causes_digits: str = 'config/causes/digits.yaml'  # A sweep whose time is projected, as above
+    causes_layers: tuple[tuple[int, ...], ...] = ((64, 64), (256, 256, 256, 256))  # Networks whose graphs are cut
+    causes_graphs: int = 3  # Graphs of each
+    causes_reproduced: str | None = 'config/causes/quick.yaml'  # A sweep to reproduce, if any
 
 
 QUICK = Plan(quick=True, dataset='digits', threads=(1,), seconds=0.05, rounds=2, long_rounds=1, networks=(1, 3),
              reference_networks=(2,), memory_networks=(2,), base_networks=2, n_pairs=1280, pairs=(640, 1280),
              N=(50, 100), T=(2, 5), p=(0.01, 1.), memory_stages=('training', 'weight_mask'), config=None,
-             project='benchmarks/tiny.yaml', project_pairs=(640, 1280))
+             project='benchmarks/tiny.yaml', project_pairs=(640, 1280), causes_layers=((8, 8),), causes_graphs=2,
+             causes_retina='benchmarks/tiny_causes.yaml', causes_digits='benchmarks/tiny_pairs.yaml',
+             causes_reproduced=None)
 
 
 def machine(plan: Plan) -> Iterator[Rows]:
@@ -136,8 +147,17 @@ def sweep(plan: Plan) -> Iterator[Rows]:
     yield commands.sweep(whole, ROOT / plan.project, plan.device, plan.project_pairs, finished)
 
 
+def causes(plan: Plan) -> Iterator[Rows]:
+    "Time and memory of the study of causes, of its clusterings and of its pairs of digits"
+    found = [costs.clusterings(plan.causes_layers, plan.causes_graphs, plan.device),
+             costs.retina(ROOT / plan.causes_retina, plan.device),
+             costs.digit_pairs(ROOT / plan.causes_digits, plan.device, plan.project_pairs)]
+    if plan.causes_reproduced: found.append(costs.reproduce(ROOT / plan.causes_reproduced, plan.device))
+    yield [dict(device=plan.device, threads=1, **row) for rows in found for row in rows]
+
+
 SECTIONS = {section.__name__: section for section in
-            (machine, training, reference, metrics, memory, startup, scaling, sweep)}
+            (machine, training, reference, metrics, memory, startup, scaling, sweep, causes)}
 
 
 def about(plan: Plan, load: float) -> dict:
@@ -151,6 +171,17 @@ def about(plan: Plan, load: float) -> dict:
                 vector_unit=torch.backends.cpu.get_cpu_capability(), torch=torch.__version__,
                 modspec=version('modspec'), python=platform.python_version(), date=date.today().isoformat(),
                 load=round(load, 2), plan=asdict(plan))
+
+
+def origins(
+    path: Path,  # Of machine.json
+    made: list[str],  # Tables that are new
+    new: dict,  # From `about`
+) -> list[dict]:  # One entry for all tables that were made together
+    "Where and when each table was made; tables of other sections keep their origin"
+    old = json.loads(path.read_text()) if path.is_file() else []
+    kept = [one | dict(tables=[name for name in one['tables'] if name not in made]) for one in old]
+    return [one for one in kept if one['tables']] + [dict(tables=made) | new]
 
 
 def show(
@@ -201,7 +232,8 @@ def main(
         rows = [row for part in SECTIONS[name](plan) for row in part]
         pd.DataFrame(rows).to_csv(out / f'{name}.csv', index=False, float_format='%.6g')
         print(f'\n{name}: {SECTIONS[name].__doc__} ({time.perf_counter() - start:.0f} s)\n{show(rows)}', flush=True)
-    (out / 'machine.json').write_text(json.dumps(about(plan, load), indent=1) + '\n')
+    file = out / 'machine.json'
+    file.write_text(json.dumps(origins(file, [*(sections or SECTIONS)], about(plan, load)), indent=1) + '\n')
 
 
 if __name__ == '__main__': typer.run(main)

@@ -6,18 +6,21 @@ the settings are JSON too. The benchmark starts these processes and joins their 
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 
 from benchmarks import reference
 from benchmarks.clock import (
     alternate,
     calibrated,
+    now,
     peak_memory,
     product_clock,
     seconds_of,
@@ -31,8 +34,16 @@ from modspec.core.registry import entries
 from modspec.core.streams import generators
 from modspec.engine.collect import circumstances_of
 from modspec.engine.identity import recorded_run
+from modspec.engine.measure import applies
+from modspec.engine.plan import RunConfig
+from modspec.engine.run import data_of_run, untrained_networks
 from modspec.engine.run import run as run_config
+from modspec.engine.store import WEIGHTS
+from modspec.engine.weights import load_networks
+from modspec.measures.nulls import null_draws
 from modspec.measures.performance import evaluate
+from modspec.networks.feedforward import FeedForward, init_feedforward
+from modspec.networks.graph import block_graph, network_blocks
 from modspec.networks.recurrent import DTYPES, Recurrent, init_stack
 from modspec.networks.stack import Stack
 from modspec.studies.extreme_sparsity.config import STUDY
@@ -42,6 +53,7 @@ from modspec.training.parameters import Parameters
 MEASURED_ON = dict(STUDY.only_on)  # Architecture by measure
 
 Rows = list[dict]
+N_CLUSTERS = 12  # Of the graphs that are divided for their time
 SPARSITY = 0.01  # Of every network whose sparsity is not what is varied
 SQUARES = dict(cpu=(512, 1024), cuda=(2048, 8192))
 
@@ -239,19 +251,73 @@ def scaled(data: Dataset, device: str, sizes: dict[str, float], seconds: float, 
     return partial(seconds_of, partial(train, stack, data, parameters, bar=StopAfter(10**9)), device)
 
 
-def run(device: str, record: dict, n_pairs: list[int]) -> Rows:
-    "Seconds of each stage of a recorded run, with several small numbers of pairs per epoch"
+def run(device: str, record: dict, n_pairs: list[int], at_first: list[str] | None = None) -> Rows:
+    """Seconds of each stage of a recorded run and its peak memory, with several numbers of pairs per epoch.
+
+    `at_first` names the measures that are taken at all of these numbers; others are taken at the last one only.
+    """
     rows = []
-    for n in n_pairs:
+    for place, n in enumerate(n_pairs, 1):
         config = recorded_run(record | dict(settings=record['settings'] | dict(n_pairs=n)))
         with TemporaryDirectory() as folder:
-            run_config(config, folder, device=device)
-            rows.append(dict(n_pairs=n, seconds=circumstances_of(read_manifest(folder))['seconds']))
+            run_config(config, folder, device=device, only=at_first if place < len(n_pairs) else None)
+            seconds, peak = circumstances_of(read_manifest(folder))['seconds'], peak_memory()
+            alone = ncut_seconds(config, Path(folder)) if 'clusterability' in seconds else 0.
+            rows.append(dict(n_pairs=n, seconds=seconds, peak_mb=peak, ncut_value_s=alone))
     return rows
 
 
+def ncut_seconds(config: RunConfig, folder: Path) -> float:
+    "Time of the n-cuts of a finished run's networks, untrained and trained, without those of shuffles"
+    from modspec.measures.clusterability import block_ncuts
+    untrained = untrained_networks(config, data_of_run(config, 'cpu', download=False))
+    stacks = [*untrained.values(), *load_networks(folder / WEIGHTS).values()]
+    kept = [stack for stack in stacks if applies(entries('measure')['clusterability'], stack, config.study)]
+    def work():
+        for stack in kept:
+            block_ncuts(network_blocks(stack), config.settings.n_clusters, seeds=stack.seeds,
+                        activation=getattr(stack.architecture, 'activation', 'tanh'))
+    return seconds_of(work)
+
+
+def clustering(device: str, layers: list[list[int]], n_graphs: int) -> Rows:
+    """Seconds and n-cut of graphs, clustered by modspec and by scikit-learn.
+
+    The graphs are those of an untrained network on MNIST and of shuffles of its weights. A first, small one warms up.
+    """
+    from sklearn.cluster import SpectralClustering
+
+    from modspec.measures.clusterability import clusterability, ncut
+    def ours(A): return clusterability(A, N_CLUSTERS, seed=0)[0]
+    def theirs(A): return oracle.fit(A).labels_
+    oracle = SpectralClustering(N_CLUSTERS, affinity='precomputed', n_init=25, random_state=0)
+    who, rows = {'modspec': ours, 'scikit-learn': theirs}, []
+    warm_up, = untrained_graphs([20, 20], 1)
+    for labels in who.values(): labels(warm_up)
+    for hidden in layers:
+        found = {name: dict(seconds=[], ncut=[]) for name in who}
+        for A in untrained_graphs(hidden, n_graphs):
+            for name, labels in who.items():
+                start = now()
+                divided = labels(A)
+                found[name]['seconds'].append(now() - start)
+                found[name]['ncut'].append(ncut(A, divided))
+        rows.append(dict(sizes='-'.join(map(str, (784, *hidden, 10))), who=[*who], **found))
+    return rows
+
+
+def untrained_graphs(hidden: list[int], n: int) -> Iterator[np.ndarray]:
+    "The graph of an untrained network on MNIST, then those of shuffles among all weights of a layer"
+    from modspec.measures.clusterability import normalize_units, weight_graph
+    stack = init_feedforward(FeedForward(784, tuple(hidden)), [0])
+    blocks = network_blocks(stack)
+    for drawn in (blocks, *null_draws(blocks, 'layer', n - 1, seeds=stack.seeds, purpose='benchmark')):
+        A, = block_graph(replace(drawn, matrices=normalize_units(drawn.matrices)))
+        yield weight_graph(A)
+
+
 CELLS: dict[str, Callable[..., Rows]] = {cell.__name__: cell for cell in
-                                         (machine, training, plain, metrics, memory, scaling, run)}
+                                         (machine, training, plain, metrics, memory, scaling, run, clustering)}
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ import time
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from benchmarks import reference
-from benchmarks.bench import SECTIONS, Plan, main
+from benchmarks.bench import SECTIONS, Plan, main, origins
 from benchmarks.clock import StepClock, alternate, calibrated, peak_memory, seconds_per_step, spread
 from benchmarks.operations import flops_per_pair, step_products
 from modspec.core.data import load_dataset
@@ -124,13 +125,30 @@ def test_quick(tmp_path):
     assert (tables['training']['fraction'] < tables['training']['fraction_full']).all()
     assert set(tables['training']['architecture']) == {'standard', 'bottleneck'}
     assert set(tables['scaling']['variable']) == {'M', 'pairs', 'N', 'T', 'p'}
-    about = json.loads((tmp_path / 'machine.json').read_text())
-    assert about['plan']['quick'] and about['cores'] == os.cpu_count()
+    causes = tables['causes'].set_index(['part', 'what'])['value']
+    assert causes.index.is_unique and np.isfinite(causes).all()
+    assert {'training', 'adaptation', 'communities', 'n-cut, nulls', 'peak memory'} <= {*causes['retina'].index}
+    assert {'training', 'weight_mask', 'clusterability', 'total'} <= {*causes['digit_pairs, each'].index}
+    assert causes['n-cut, 784-8-8-10']['modspec, n-cut'] > 0
+    about, = json.loads((tmp_path / 'machine.json').read_text())
+    assert about['plan']['quick'] and about['cores'] == os.cpu_count() and set(about['tables']) == set(SECTIONS)
+
+
+def test_tables_keep_their_origin(tmp_path):
+    "when others are made anew; one that is made again is not told of twice"
+    file = tmp_path / 'machine.json'
+    for made, date in ((['machine', 'causes'], 1), (['causes'], 2)):
+        file.write_text(json.dumps(origins(file, made, dict(date=date))))
+    assert json.loads(file.read_text()) == [dict(tables=['machine'], date=1), dict(tables=['causes'], date=2)]
+    assert origins(file, ['machine', 'causes'], dict(date=3)) == [dict(tables=['machine', 'causes'], date=3)]
 
 
 def test_committed_tables():
-    "are not those of a quick run, and have the columns that a run writes now"
+    "are not those of a quick run, are of sections that there are, and each has one origin"
     folder = ROOT / 'benchmarks' / 'results'
-    assert {path.stem for path in folder.glob('*.csv')} == set(SECTIONS)
-    plan = json.loads((folder / 'machine.json').read_text())['plan']
-    assert not plan['quick'] and set(plan) == {field.name for field in fields(Plan)}
+    tables = [path.stem for path in folder.glob('*.csv')]
+    about = json.loads((folder / 'machine.json').read_text())
+    assert set(tables) <= set(SECTIONS)
+    assert sorted(tables) == sorted(name for one in about for name in one['tables'])
+    for one in about:
+        assert not one['plan']['quick'] and set(one['plan']) <= {field.name for field in fields(Plan)}
