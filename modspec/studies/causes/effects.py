@@ -33,7 +33,7 @@ def nulls_of(
             if name.startswith(f'{value}_') and name.endswith('_mean')]
 
 BEYOND = [f'{name}, {null}' for name in MODULAR for null in nulls_of(name)] # Columns of z
-MAPPED = MODULAR | {'planted': 1} # What the map shows as it is, and beyond its null
+MAPPED = MODULAR | {'planted': 1} # What a map shows as it is, and beyond its null
 MAPPED_BEYOND = [*BEYOND, 'planted, splits']
 
 # %% ../../../nbs/studies/causes/effects.ipynb #123050f7
@@ -107,12 +107,12 @@ def passing(
 # %% ../../../nbs/studies/causes/effects.ipynb #666086cb
 def cause_effects(
     networks:pd.DataFrame, # From `caused_networks`
-    columns:Sequence[str]=(*MAPPED, *MAPPED_BEYOND), # Of which values
+    columns:Sequence[str]=(*MAPPED, *MAPPED_BEYOND), # Of which values, if they were taken
 )->pd.DataFrame: # `variation`, `column`, `g`, `mean`, `low`, `high`, `passing`
     "The effect of every cause on every value, with its interval over seeds"
     known, rows = passing(networks), []
     for variation in networks.index.unique('variation').drop('baseline'):
-        for column in columns:
+        for column in (name for name in columns if name in networks):
             found = estimate(shift(networks, variation, column))
             rows.append(dict(variation=variation, column=column, mean=found.mean, low=found.low,
                              high=found.high, g=hedges(networks, variation, column),
@@ -149,10 +149,11 @@ def figure_effects(
     order:Sequence[str], # Variations, from top to bottom
 )->Figure: # Page width
     "Every cause beside every measure: as it is, and beyond its null"
+    there = {*found['column']}
+    parts = [[name for name in names if name in there] for names in (MAPPED, MAPPED_BEYOND)]
     fig, axes = plt.subplots(1, 2, figsize=(PAGE_WIDTH, .9 + .19 * len(order)), sharey=True,
-                             width_ratios=[len(MAPPED), len(MAPPED_BEYOND)])
-    for ax, columns, title in zip(axes, ([*MAPPED], MAPPED_BEYOND),
-                                  ('as it is', 'beyond its null')):
+                             width_ratios=[*map(len, parts)])
+    for ax, columns, title in zip(axes, parts, ('as it is', 'beyond its null')):
         draw_effects(ax, found, columns, order)
         ax.set_title(title)
     return settled(fig)
