@@ -10,12 +10,14 @@ __all__ = ['PAIRS_CLAIMS', 'POINTS', 'CLEAR', 'FEW', 'FORCED', 'PAIRS_LEDGER', '
 # %% ../../../nbs/studies/digit_pairs/claims.ipynb #04b89ccb
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from ...analysis.evidence import Evidence, Finding, Undecidable, jackknifed, judged
+from ...analysis.evidence import VERDICTS, Evidence, Finding, Undecidable
+from ...analysis.evidence import jackknifed, judged
 from ...analysis.evidence import judged_each
 from ...analysis.ledger import Claim, Ledger, claim
 from ..causes.effects import shift
@@ -26,7 +28,7 @@ from ..extreme_sparsity.figures import MAIN_MEASURES
 
 # %% ../../../nbs/studies/digit_pairs/claims.ipynb #c8f0530d
 PAIRS_CLAIMS:dict[str, Claim] = {} # By name
-POINTS = {'L1': ['l1_2', 'l1_1'], 'L2': ['l2_2', 'l2_1'], 'dropout': ['dropout_2', 'dropout_1'],
+POINTS = {'L1': ['l1_2'], 'L2': ['l2_2'], 'dropout': ['dropout_2', 'dropout_1'],
           'pruning during training': ['pruned_1'], 'pruning after training': ['cut_1'],
           'connection cost': ['cost_1'], 'changing goals': ['goals_1']} # The stronger first
 
@@ -144,8 +146,7 @@ def structure_tells_function(evidence:Evidence)->Finding:
     return judged_each(agreement, lambda e: e.low > 0)
 
 # %% ../../../nbs/studies/digit_pairs/claims.ipynb #4cd351a6
-FEW = {'L1': ['l1_1'], 'L2': ['l2_1'], 'dropout': ['dropout_1', 'dropout_2'],
-       'pruning': ['pruned_1']} # Points of the sweep over few images
+FEW = 'l1_1', 'l2_1', 'dropout_1', 'pruned_1' # Points of the sweep over few images
 FORCED = ['sparse_1', 'sparse_2'] # Networks that are modular without a regulariser
 
 @claim(PAIRS_CLAIMS, 'Post 8',
@@ -158,11 +159,10 @@ def regularisers_generalise_by_modules_in_pairs(evidence:Evidence)->Finding:
     if not {*FORCED} <= {*evidence.table['variation']}:
         raise Undecidable(f'needs networks of {" and ".join(FORCED)}, trained on few images')
     networks, parts, why = mediation_networks(evidence.table), {}, []
-    for points in FEW.values():
-        for point, mediator in ((p, m) for p in points for m in ('q_max', 'digit_fi')):
-            try: found = mediation_finding(networks, point, mediator, FORCED)
-            except Undecidable as reason: why.append(f'{point} by {mediator}: {reason}')
-            else: parts[f'{point} by {mediator}'] = found.verdict == 'holds'
+    for point, mediator in product(FEW, ('q_max', 'digit_fi')):
+        try: found = mediation_finding(networks, point, mediator, FORCED)
+        except Undecidable as reason: why.append(f'{point} by {mediator}: {reason}')
+        else: parts[f'{point} by {mediator}'] = found.verdict == VERDICTS[0]
     if not parts: raise Undecidable('; '.join(why))
     which = ', '.join(name for name, so in parts.items() if so) or 'none'
     return judged({'some path': any(parts.values())}, f'{which} of {len(parts)} paths')
