@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRUCTURAL', 'BEYOND_PAIRS', 'FUNCTIONAL', 'LEARNED', 'pair_networks', 'ranged', 'learned', 'pair_effects',
-           'figure_pairs']
+           'figure_pairs', 'figure_structure_function']
 
 # %% ../../../nbs/studies/digit_pairs/effects.ipynb #9985ac73
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import matplotlib.pyplot as plt
 
 from ...analysis.evidence import Estimate, Undecidable
-from ...analysis.plot import PAGE_WIDTH, settled, use_style
+from ...analysis.plot import PAGE_WIDTH, label_of, settled, use_style
 from ...analysis.specialization import specialization
 from ..causes.effects import beside_nulls, cause_effects, draw_effects
 from ..causes.effects import nulls_of, shift
@@ -84,4 +84,24 @@ def figure_pairs(
             draw_effects(ax, found, columns, order)
             if ax is axes[0, 0] or row is axes[0]: ax.set_title(title)
         row[0].set_ylabel(f'p = {p:g}')
+    return settled(fig)
+
+# %% ../../../nbs/studies/digit_pairs/effects.ipynb #3ae6dccb
+@use_style()
+def figure_structure_function(
+    networks:pd.DataFrame, # From `pair_networks`
+    x:str='q_max', # A measure of the graph
+)->Figure: # Page width
+    "A panel for each measure of function; a color for each cause, a marker for each sparsity"
+    fig, axes = plt.subplots(1, len(MAIN_MEASURES), figsize=(PAGE_WIDTH, 2.6))
+    colors, means = plt.get_cmap('tab10'), networks.groupby(level=['sparsity', 'variation']).mean()
+    for ax, measure in zip(axes, MAIN_MEASURES):
+        for (p, variation), point in means.iterrows():
+            k = [*means.index.unique('variation')].index(variation)
+            marker = dict(zip(means.index.unique('sparsity'), 'osD^v'))[p]
+            color = 'black' if variation == 'baseline' else colors(k % 10)
+            ax.plot(point[x], point[measure], marker, color=color, markersize=4,
+                    label=variation if p == means.index[0][0] else None)
+        ax.set(xlabel=label_of(x), title=label_of(measure))
+    fig.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=6)
     return settled(fig)
