@@ -30,7 +30,7 @@ from modspec.engine.notebook import (
     run_notebook,
     seal,
 )
-from modspec.engine.plan import make_run
+from modspec.engine.plan import make_run, study_named
 from modspec.engine.run import run
 from modspec.engine.store import NOTEBOOK, TABLES, WEIGHTS, is_finished, lacking
 from modspec.studies.extreme_sparsity.config import sparsity_run
@@ -89,7 +89,7 @@ def played(monkeypatch):
 # parameters
 
 def test_there_is_a_notebook_for_every_study():
-    studies = {path.parent.name for path in (ROOT / 'config').glob('*/*.yaml')}
+    studies = {load_config(path).study.name for path in (ROOT / 'config').glob('*/*.yaml')}
     assert {path.stem for path in RUNS} == studies
 
 
@@ -100,7 +100,7 @@ def test_one_cell_holds_the_parameters(path):
     index, = tagged(path)
     assert nbformat.read(path, 4).cells[index + 1].cell_type == 'code'
     names = set(papermill.inspect_notebook(path))
-    if path in RUNS: assert names == {*RUN_PARAMETERS} | ({'sparsity'} if path == RUN else set())
+    if path in RUNS: assert names == {*RUN_PARAMETERS} | {*study_named(path.stem).needed}
     else: assert {'results', 'out'} <= names
 
 

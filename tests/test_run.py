@@ -509,9 +509,9 @@ def test_what_networks_have():
     several, = untrained_networks(asked(architecture='bottleneck'), DIGITS).values()
     single, = untrained_networks(make_run('extreme_sparsity', TINY | dict(n_subnetworks=1), [1.]), DIGITS).values()
     layers, = untrained_networks(make_run('upstream_downstream', {}), DIGITS).values()
-    always = {'few_images'}  # whoever wants to know asks for it
-    assert has(several) == {'subnetworks', 'interconnections', 'bottleneck', *always} and has(single) == always
-    assert has(layers) == {'layers', 'graph', *always}
+    always = {'graph', 'few_images'}  # measured where a study asks for it
+    assert has(several) == {'subnetworks', 'interconnections', 'bottleneck', 'pairs', *always}
+    assert has(single) == always and has(layers) == {'layers', *always}
     measures, study = entries('measure'), CONFIG.study
     assert applies(measures['bottleneck'], several, study) and not applies(measures['bottleneck'], single, study)
     assert not applies(measures['weight_mask'], several, study)  # the paper takes it on the other networks

@@ -82,7 +82,7 @@ def wiring_measure(
 
 # %% ../../nbs/measures/wiring.ipynb #4293a72b
 REGISTERED = [dict(
-    kind='measure', name='wiring', object='wiring_measure', needs=['layers'],
+    kind='measure', name='wiring', object='wiring_measure', needs=['layers', 'graph'],
     values={
         'wiring_length': dict(axes=[], label='length of the wiring', null='layer'),
         'wiring_length_layer_mean': dict(axes=[], label='length, shuffled', null='layer'),

@@ -83,7 +83,7 @@ def legal(name, value):
 
 def beside(name, value=None):
     "What else is said with a setting, so that all of its legal values are: one way to decide, a task of its data"
-    if value == 'retina' and name in ('dataset', 'task'): return {'dataset' if name == 'task' else 'task': 'retina'}
+    if str(value).startswith('retina'): return {'dataset' if name == 'task' else 'task': 'retina'}
     return {'loss': 'winner'} if name == 'decision' else {}
 
 
