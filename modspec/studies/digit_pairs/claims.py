@@ -28,7 +28,7 @@ from ..extreme_sparsity.figures import MAIN_MEASURES
 
 # %% ../../../nbs/studies/digit_pairs/claims.ipynb #c8f0530d
 PAIRS_CLAIMS:dict[str, Claim] = {} # By name
-POINTS = {'L1': ['l1_2'], 'L2': ['l2_2'], 'dropout': ['dropout_2', 'dropout_1'],
+POINTS = {'L1': ['l1_2'], 'L2': ['l2_2', 'l2_1'], 'dropout': ['dropout_2', 'dropout_1'],
           'pruning during training': ['pruned_1'], 'pruning after training': ['cut_1'],
           'connection cost': ['cost_1'], 'changing goals': ['goals_1']} # The stronger first
 

@@ -78,11 +78,10 @@ def figure_pairs(
     fig, axes = plt.subplots(len(sparsities), len(blocks), squeeze=False, sharey=True,
                              figsize=(PAGE_WIDTH, (.2 * len(order) + .1) * len(sparsities) + 1),
                              sharex='col', width_ratios=[len(names) for names in blocks.values()])
+    for ax, title in zip(axes[0], blocks): ax.set_title(title)
     for row, p in zip(axes, sparsities):
         found = pair_effects(networks.loc[p])
-        for ax, (title, columns) in zip(row, blocks.items()):
-            draw_effects(ax, found, columns, order)
-            if ax is axes[0, 0] or row is axes[0]: ax.set_title(title)
+        for ax, columns in zip(row, blocks.values()): draw_effects(ax, found, columns, order)
         row[0].set_ylabel(f'p = {p:g}')
     return settled(fig)
 
