@@ -36,10 +36,11 @@ def pairs_at(
     evidence:Evidence, # Of a sweep of digit pairs
     p:float, # Sparsity
 )->pd.DataFrame: # From `pair_networks`, index `variation, seed`
-    "The networks of one sparsity; `Undecidable` if the sweep has none, or no causes"
+    "The networks of one sparsity; `Undecidable` without a baseline there, or without causes"
     if 'variation' not in evidence.table: raise Undecidable('needs a sweep of several causes')
     here = evidence.table[np.isclose(evidence.table['sparsity'], p)]
-    if here.empty: raise Undecidable(f'needs networks at p = {p:g}')
+    if not (here['variation'] == 'baseline').any():
+        raise Undecidable(f'needs networks without a cause at p = {p:g}')
     return pair_networks(here).droplevel('sparsity')
 
 # %% ../../../nbs/studies/digit_pairs/claims.ipynb #0624614e
