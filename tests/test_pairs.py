@@ -69,7 +69,7 @@ def test_causes_can_do_more_than_wiring():
 
 def test_networks_that_do_not_know_their_task_decide_nothing():
     "The weaker point stands where the stronger one has lost too much; without either there is no verdict"
-    table = invented(lambda p, v: .1, lambda p, v: .9 - 2 * LEARNED * (v in ('l2_2', 'dropout_2')))
+    table = invented(lambda p, v: .1, lambda p, v: .9 - 2 * LEARNED * (v in ('l2_1', 'l2_2', 'dropout_2')))
     networks = pairs_at(Evidence(table), .01)
     assert standing(networks, 'L1') == 'l1_2' and standing(networks, 'dropout') == 'dropout_1'
     with pytest.raises(Undecidable, match='L2 that know'): standing(networks, 'L2')
