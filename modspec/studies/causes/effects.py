@@ -8,7 +8,7 @@ __all__ = ['MODULAR', 'BEYOND', 'MAPPED', 'MAPPED_BEYOND', 'PASSING', 'ENOUGH', 
            'figure_doses', 'rank_agreement']
 
 # %% ../../../nbs/studies/causes/effects.ipynb #e0d42501
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
-from ...analysis.evidence import estimate
+from ...analysis.evidence import Estimate, estimate
 from ...analysis.plot import PAGE_WIDTH, settled, use_style
 from ...core.registry import entries
 
@@ -108,12 +108,13 @@ def passing(
 def cause_effects(
     networks:pd.DataFrame, # From `caused_networks`
     columns:Sequence[str]=(*MAPPED, *MAPPED_BEYOND), # Of which values, if they were taken
+    interval:Callable[[pd.Series], Estimate]=estimate, # Over seeds
 )->pd.DataFrame: # `variation`, `column`, `g`, `mean`, `low`, `high`, `passing`
     "The effect of every cause on every value, with its interval over seeds"
     known, rows = passing(networks), []
     for variation in networks.index.unique('variation').drop('baseline'):
         for column in (name for name in columns if name in networks):
-            found = estimate(shift(networks, variation, column))
+            found = interval(shift(networks, variation, column))
             rows.append(dict(variation=variation, column=column, mean=found.mean, low=found.low,
                              high=found.high, g=hedges(networks, variation, column),
                              passing=known[variation]))

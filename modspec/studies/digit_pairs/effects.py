@@ -17,7 +17,7 @@ from ...analysis.evidence import Estimate, Undecidable
 from ...analysis.plot import PAGE_WIDTH, label_of, settled, use_style
 from ...analysis.specialization import specialization
 from ..causes.effects import beside_nulls, cause_effects, draw_effects
-from ..causes.effects import nulls_of, shift
+from ..causes.effects import nulls_of
 from ..extreme_sparsity.figures import MAIN_MEASURES
 
 # %% ../../../nbs/studies/digit_pairs/effects.ipynb #20281613
@@ -60,10 +60,8 @@ def pair_effects(
 )->pd.DataFrame: # As `cause_effects`, with ranges in place of intervals
     "The effect of every cause on every value"
     columns = [*STRUCTURAL, *BEYOND_PAIRS, *FUNCTIONAL]
-    found, known = cause_effects(networks, columns), learned(networks)
-    ends = [ranged(shift(networks, row.variation, row.column)) for row in found.itertuples()]
-    return found.assign(low=[end.low for end in ends], high=[end.high for end in ends],
-                        passing=[float(known[name]) for name in found['variation']])
+    found, known = cause_effects(networks, columns, ranged), learned(networks)
+    return found.assign(passing=[float(known[name]) for name in found['variation']])
 
 # %% ../../../nbs/studies/digit_pairs/effects.ipynb #d0c690cb
 @use_style()
@@ -94,12 +92,12 @@ def figure_structure_function(
     "A panel for each measure of function; a color for each cause, a marker for each sparsity"
     fig, axes = plt.subplots(1, len(MAIN_MEASURES), figsize=(PAGE_WIDTH, 2.6))
     colors, means = plt.get_cmap('tab10'), networks.groupby(level=['sparsity', 'variation']).mean()
+    markers = dict(zip(means.index.unique('sparsity'), 'osD^v'))
+    of_cause = {name: 'black' if name == 'baseline' else colors(k % 10)
+                for k, name in enumerate(means.index.unique('variation'))}
     for ax, measure in zip(axes, MAIN_MEASURES):
         for (p, variation), point in means.iterrows():
-            k = [*means.index.unique('variation')].index(variation)
-            marker = dict(zip(means.index.unique('sparsity'), 'osD^v'))[p]
-            color = 'black' if variation == 'baseline' else colors(k % 10)
-            ax.plot(point[x], point[measure], marker, color=color, markersize=4,
+            ax.plot(point[x], point[measure], markers[p], color=of_cause[variation], markersize=4,
                     label=variation if p == means.index[0][0] else None)
         ax.set(xlabel=label_of(x), title=label_of(measure))
     fig.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=6)
