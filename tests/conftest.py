@@ -15,7 +15,7 @@ pytest_plugins = ['faults.record']
 ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = ('paper', 'mixture', 'sensitivity', 'sensitivity_winner', 'map', 'map_winner', 'map_fixed', 'map_literal',
              'steps', 'dense', 'causes_retina', 'causes_wide', 'causes_crosses', 'causes_controls',
-             'causes_two', 'causes_digits', 'causes_mediation')  # in results/
+             'causes_two', 'causes_digits', 'causes_mediation', 'causes_adapting')  # in results/
 
 
 class Smoke(NamedTuple):

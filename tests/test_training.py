@@ -313,7 +313,7 @@ def test_history(B, name, epochs, scored):
     parameters = replace(SHORT, bottleneck_epochs=3, **tiny)
     untrained = small(B=B)
     _, history = train(untrained, DIGITS, parameters)
-    assert set(history) == {'architecture', 'seed', 'n_connections', 'epoch', 'loss', 'accuracy'}
+    assert set(history) == {'architecture', 'network', 'seed', 'n_connections', 'epoch', 'loss', 'accuracy'}
     assert len(history) == 3 * epochs and (history.architecture == name).all() and not history.isna().any(axis=None)
     rows = history.set_index(['epoch', 'seed', 'n_connections'])[['loss', 'accuracy']]
     streams, weights = generators(untrained.seeds, 'training pairs'), untrained.weights

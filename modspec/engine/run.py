@@ -76,10 +76,9 @@ def history_table(
     "Loss and accuracy of every network in every epoch"
     parts, first = [], 0
     for history in histories:
-        n = int((history['epoch'] == 1).sum())
-        numbers = history.groupby('epoch').cumcount() + first
+        numbers = history['network'] + first
         parts.append(history.assign(network=numbers)[['network', 'epoch', 'loss', 'accuracy']])
-        first += n
+        first = numbers.max() + 1
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/engine/run.ipynb #1598218e

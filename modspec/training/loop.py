@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LARGEST_LOSS', 'mixture_loss', 'batch_loss', 'gather_batch', 'images_per_example', 'epoch_pairs', 'n_batches',
            'batches', 'pairs_per_epoch', 'NonFiniteLoss', 'check_finite', 'n_epochs', 'n_training_steps', 'Optimizer',
-           'make_optimizers', 'acting', 'asked', 'train_epoch', 'train_by_epoch', 'train', 'final_states']
+           'make_optimizers', 'acting', 'asked', 'train_epoch', 'watching', 'loss_aside', 'watched_epoch',
+           'train_by_epoch', 'train', 'final_states']
 
 # %% ../../nbs/training/loop.ipynb #6d07eb0a
 from collections.abc import Callable, Iterator, Sequence
@@ -25,8 +26,9 @@ from ..core.streams import generators
 from ..core.tasks import Task, admissible, default_n_pairs, draw_pairs, task_named
 from ..networks.recurrent import DTYPES, READOUT_WEIGHTS, decide
 from ..networks.stack import Model, Stack, last_state
-from .optimizers import DENSE
+from .optimizers import AtPace, DENSE
 from .parameters import Parameters, Training
+from .stopping import Watch, kept_aside
 
 # %% ../../nbs/training/loop.ipynb #7dae49cc
 def mixture_loss(
@@ -81,11 +83,15 @@ def epoch_pairs(
     streams:Sequence[torch.Generator], # One per network
     n_subnetworks:int=2, # Images per pair
     allowed:Callable[[Tensor], Tensor]=admissible, # Which may be shown
+    images:Tensor|None=None, # Those that a network may see, shape (networks, images); None: all
 )->Tensor: # Indices of images, shape (networks, sub-networks, pairs)
     "New pairs for every network of a stack"
-    pairs = [draw_pairs(labels.cpu(), n_pairs, generator=generator, n_subnetworks=n_subnetworks,
-                        allowed=allowed) for generator in streams]
-    return torch.stack(pairs).to(labels.device)
+    seen = labels.expand(len(streams), -1) if images is None else labels[images]
+    pairs = torch.stack([
+        draw_pairs(own, n_pairs, generator=stream, n_subnetworks=n_subnetworks, allowed=allowed)
+        for own, stream in zip(seen.cpu(), streams)]).to(labels.device)
+    if images is None: return pairs
+    return images[:, None].expand(-1, n_subnetworks, -1).gather(2, pairs)
 
 # %% ../../nbs/training/loop.ipynb #931c6004
 def n_batches(
@@ -110,7 +116,8 @@ def pairs_per_epoch(
     parameters:Training, # `n_pairs`
 )->int:
     "The number of pairs that was asked for, or the default of the data set"
-    return parameters.n_pairs or default_n_pairs(len(dataset.train))
+    n_images = round(len(dataset.train) * (1 - getattr(parameters, 'validation', 0.)))
+    return parameters.n_pairs or default_n_pairs(n_images)
 
 # %% ../../nbs/training/loop.ipynb #9607ba1a
 LARGEST_LOSS = 1e4 # Of a batch; thousands of times that of a guess
@@ -166,9 +173,9 @@ def make_optimizers(
     causes = [entry for entry in entries('cause').values() if entry.about.get('trains') in has]
     taken = {entry.about['trains'] for entry in causes}
     dense = [w for name, w in stack.weights.items() if name in has - taken and w.requires_grad]
-    make = DENSE[parameters.optimizer]
-    return [(make(dense, parameters.lr, rho=parameters.rho), parameters.decay),
-            *(entry.load()(stack, parameters) for entry in causes)]
+    own:Any = DENSE[parameters.optimizer](dense, parameters.lr, rho=parameters.rho)
+    if getattr(parameters, 'validation', 0.): own = AtPace(own, dense, len(stack))
+    return [(own, parameters.decay), *(entry.load()(stack, parameters) for entry in causes)]
 
 # %% ../../nbs/training/loop.ipynb #35f60029
 def acting(
@@ -231,6 +238,48 @@ def train_epoch(
     loss, accuracy = steps.mean(0)
     return loss, accuracy
 
+# %% ../../nbs/training/loop.ipynb #9c4cd5b2
+def watching(
+    trained:Stack, # Networks that are trained in place
+    optimizer:Any, # `AtPace`, if somebody watches
+    n_images:int, # Training images that there are
+    parameters:Any, # `validation`, `plateau` and `patience`, or none of these
+)->Watch|None:
+    "Who looks at the networks on images kept aside, if any are"
+    share = getattr(parameters, 'validation', 0.)
+    if not share: return None
+    parts = [part.to(trained.device) for part in kept_aside(n_images, share, trained.seeds)]
+    return Watch(trained, optimizer, *parts, parameters.plateau, parameters.patience)
+
+# %% ../../nbs/training/loop.ipynb #1c4b18b3
+@torch.no_grad()
+def loss_aside(
+    stack:Stack, # Networks that are shown one image each
+    digits:Digits, # Images and labels, on the same device
+    images:Tensor, # Those kept aside, indices of shape (networks, images)
+    task:Task, # What is asked
+)->Tensor: # Shape (networks,)
+    "Mean loss on images on which a network does not train"
+    model, total = stack.architecture, torch.zeros(len(stack), device=stack.device)
+    for index in images[:, None].split(500, dim=2):
+        x, shown = gather_batch(digits, index, model.precision)
+        r = model.readouts(stack.weights, last_state(model, stack.weights, x))
+        total += batch_loss(r, task.target(shown), model.decision)[0] * index.shape[2]
+    return total / images.shape[1]
+
+# %% ../../nbs/training/loop.ipynb #bba224bb
+def watched_epoch(
+    watch:Watch, # Who looks at the networks
+    digits:Digits, # Training images and labels
+    task:Task, # What is asked
+    loss:Tensor, # In the epoch, shape (networks,)
+    accuracy:Tensor, # The same
+)->tuple[Tensor, Tensor]: # The same, and NaN for networks whose training was over
+    "Look at the networks after an epoch"
+    over = watch.done
+    watch.look(loss_aside(watch.stack, digits, watch.aside, task))
+    return loss.masked_fill(over, torch.nan), accuracy.masked_fill(over, torch.nan)
+
 # %% ../../nbs/training/loop.ipynb #c47cdb9d
 def train_by_epoch(
     stack:Stack, # Untrained networks; left as they are
@@ -238,20 +287,25 @@ def train_by_epoch(
     parameters:Any, # How to train
     *, bar:tqdm, # Advanced by one per step
 )->Iterator[tuple[Stack, Tensor, Tensor]]: # Networks, and their loss and accuracy in the epoch
-    "The networks after each epoch, which the next one changes in place"
+    "The networks after each epoch, which the next one changes in place; watched, if asked for"
     fixed = READOUT_WEIGHTS if getattr(parameters, 'readouts', 'trained') == 'frozen' else ()
     weights = {name: w.clone().requires_grad_(name not in fixed)
                for name, w in stack.weights.items()}
     trained, task = replace(stack, weights=weights), task_named(parameters.task)
     optimizers, n_pairs = make_optimizers(trained, parameters), pairs_per_epoch(dataset, parameters)
+    watch = watching(trained, optimizers[0][0], len(dataset.train), parameters)
     streams = generators(stack.seeds, 'training pairs')
     n_images = images_per_example(stack.architecture, task)
     causes = acting(trained, parameters, n_training_steps(dataset, stack.architecture, parameters))
     for epoch in range(1, n_epochs(stack.architecture, parameters) + 1):
-        pairs = epoch_pairs(dataset.train.labels, n_pairs, streams, n_images, task.allowed)
-        loss, accuracy = train_epoch(trained, dataset.train, pairs, parameters,
-                                     [optimizer for optimizer, _ in optimizers], epoch, bar, causes)
-        yield trained.detached(), loss, accuracy
+        pairs = epoch_pairs(dataset.train.labels, n_pairs, streams, n_images, task.allowed,
+                            watch and watch.training)
+        done = train_epoch(trained, dataset.train, pairs, parameters,
+                           [optimizer for optimizer, _ in optimizers], epoch, bar, causes)
+        if watch is None: yield trained.detached(), *done
+        else:
+            yield watch.at_best(), *watched_epoch(watch, dataset.train, task, *done)
+            if watch.done.all(): return
         for optimizer, factor in optimizers: optimizer.decay(factor)
 
 # %% ../../nbs/training/loop.ipynb #3367ed5d
@@ -266,12 +320,15 @@ def train(
         n_steps = n_training_steps(dataset, stack.architecture, parameters)
         with tqdm(total=n_steps, desc='training') as bar:
             return train(stack, dataset, parameters, bar=bar)
+    first, n_steps = bar.n, n_training_steps(dataset, stack.architecture, parameters)
     epochs = list(train_by_epoch(stack, dataset, parameters, bar=bar))
-    history = [pd.DataFrame(dict(architecture=stack.architecture.name, seed=stack.seeds,
-                                 epoch=epoch, n_connections=stack.n_connections or 0,
+    bar.update(first + n_steps - bar.n) # those of networks that were done before
+    history = [pd.DataFrame(dict(architecture=stack.architecture.name, network=range(len(stack)),
+                                 seed=stack.seeds, epoch=epoch,
+                                 n_connections=stack.n_connections or 0,
                                  loss=loss.tolist(), accuracy=accuracy.tolist()))
                for epoch, (_, loss, accuracy) in enumerate(epochs, 1)]
-    return epochs[-1][0], pd.concat(history, ignore_index=True)
+    return epochs[-1][0], pd.concat(history, ignore_index=True).dropna()
 
 # %% ../../nbs/training/loop.ipynb #c12e4347
 @torch.no_grad()

@@ -16,7 +16,7 @@ from ...training.loop import images_per_example
 
 # %% ../../../nbs/studies/upstream_downstream/run.ipynb #b05b56ef
 def layered_networks(
-    config:RunConfig, # The run, with settings `LayeredTraining`
+    config:RunConfig, # The run, with settings `WatchedTraining`
     dataset:Dataset, # Its data
 )->dict[str, Stack]: # By architecture
     "The networks of a run before training; `ValueError` for a task of several images"
