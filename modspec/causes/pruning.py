@@ -27,7 +27,7 @@ def kept_weights(
     W:Tensor, # Weights of one matrix, shape (networks, ...)
     share:Tensor, # To be taken away, in [0, 1), shape (networks,)
 )->Tensor: # 1. for weights that stay, 0. for the others, of W's shape
-    "All but the smallest weights of every network, of equal ones the last"
+    "All but the smallest weights of every network; of equal ones, the last stay"
     size = W.detach().abs().flatten(1)
     n_gone = (share * size.shape[1]).round().long()
     limit, sought = size.new_zeros(len(size)), (size == 0).sum(1) != n_gone
