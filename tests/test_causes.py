@@ -1,9 +1,14 @@
 """The study of causes: configurations, a run, effects beyond nulls, and claims that can come out either way"""
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from tqdm import tqdm
 
 from modspec.analysis.evidence import Evidence, estimate
@@ -11,6 +16,7 @@ from modspec.analysis.ledger import check_claims
 from modspec.analysis.tables import read_table
 from modspec.causes.goals import on_training_goal
 from modspec.causes.modular_start import ModularStart
+from modspec.causes.pruning import Pruning, kept_weights, pruned_share
 from modspec.causes.spectral_penalty import SpectralPenalty, normalized_laplacian, small_eigenvalues
 from modspec.causes.towers import tower_blocks
 from modspec.core.data import load_dataset
@@ -124,6 +130,48 @@ def test_the_price_on_clusterability_is_a_mean_of_eigenvalues():
     torch.testing.assert_close(small_eigenvalues(laplacian, 3), torch.linalg.eigvalsh(laplacian)[:, 1:4].sum(1))
     with pytest.raises(ValueError, match='spectral_clusters must be below the number of nodes, 33, got 40'):
         taught(layered(0), spectral_strength=1., spectral_clusters=40)
+
+
+def by_rank(W, share):
+    "Weights in the order of their sizes, of equal ones in that of their places, as many gone as the share says"
+    size = W.abs().flatten(1)
+    rank = size.argsort(dim=1, stable=True).argsort(1)
+    return (rank >= (share * size.shape[1]).round()[:, None]).view_as(W).to(W)
+
+
+weights_and_shares = hnp.array_shapes(min_dims=2, max_dims=4, max_side=7).flatmap(lambda shape: st.tuples(
+    hnp.arrays(np.float32, shape, elements=st.one_of(st.integers(-3, 3), st.floats(-3, 3, width=32))),
+    hnp.arrays(np.float32, shape[0], elements=st.one_of(st.just(0.), st.sampled_from([.25, .5]),
+                                                        st.floats(0, .9990000128746033, width=32)))))
+
+
+@settings(deadline=None)
+@given(weights_and_shares, st.booleans())
+def test_the_smallest_weights_are_those_of_lowest_rank(drawn, again):
+    "also of equal sizes, and where some are gone already"
+    W, share = map(torch.from_numpy, drawn)
+    if again: W = W * by_rank(W, share)
+    assert torch.equal(kept_weights(W, share), by_rank(W, share))
+
+
+@pytest.mark.parametrize('regrowth', [False, True])
+def test_pruning_at_every_step_takes_the_weights_of_lowest_rank(regrowth):
+    stack = init_feedforward(FeedForward(8, (10,), 2), seeds=[0, 1])
+    other, share = {name: w.clone() for name, w in stack.weights.items()}, torch.tensor([.7, 0.])
+    how = SimpleNamespace(pruning_when='during', regrowth=regrowth)
+    made, rng, gone = Pruning(stack, share, how, 40), torch.Generator().manual_seed(0), {}
+    for step in range(40):
+        for name, w in other.items():
+            change = .05 * torch.randn(w.shape, generator=rng)
+            for of in (w, stack.weights[name]): of += change
+        made.after(step)
+        matrices = {name: w for name, w in other.items() if name.startswith('W_')}
+        for name in gone: other[name] *= gone[name]
+        if step % 10 and step != 30: continue
+        now = {name: by_rank(w, share * pruned_share(step, 40)) for name, w in matrices.items()}
+        for name in now: other[name] *= now[name]
+        if not regrowth: gone = now
+        assert all(torch.equal(w, other[name]) for name, w in stack.weights.items())
 
 
 @pytest.mark.parametrize('rewire', [False, True])

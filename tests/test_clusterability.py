@@ -3,9 +3,10 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import KMeans, SpectralClustering
 
 from modspec.core.registry import entries
@@ -15,11 +16,14 @@ from modspec.measures.clusterability import (
     block_ncuts,
     clusterability,
     k_means,
+    lloyd_step,
     members,
     ncut,
     network_clusterability,
     normalize_units,
+    parts_and_sides,
     restarts,
+    two_sided_vectors,
 )
 from modspec.measures.nulls import SHUFFLES, shuffled
 from modspec.networks.feedforward import FeedForward, init_feedforward
@@ -142,6 +146,62 @@ def test_number_of_clusters(K):
 
 
 # clustering
+
+@given(graphs(), st.booleans(), st.sampled_from([.2, 1]), seeds)
+def test_parts_and_sides_are_those_of_networkx_and_scipy(graph, two_sided, density, seed):
+    (A, side), rng = graph, np.random.default_rng(seed)
+    if two_sided: A = np.where((side[:, None] > 0) != (side > 0), A, 0)
+    thinned = np.triu(A * (rng.random(A.shape) < density))
+    A = thinned + thinned.T
+    part, odd = parts_and_sides(A)
+    assert part.tolist() == connected_components(A, directed=False)[1].tolist()
+    assert nx.is_bipartite(nx.from_numpy_array(A)) != A[odd[:, None] == odd].any()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(2, 9), min_size=2, max_size=4), st.integers(2, 9), seeds)
+def test_vectors_of_two_sides_are_those_of_the_whole_graph(sizes, K, seed):
+    "in whatever order the nodes are, and None where there are fewer on a side"
+    rng, n = np.random.default_rng(seed), sum(sizes)
+    order, layer = rng.permutation(n), np.repeat(np.arange(len(sizes)), sizes)
+    A = np.triu(.1 + rng.random((n, n))) * (np.abs(layer[:, None] - layer) == 1)
+    A = (A + A.T)[np.ix_(order, order)]
+    root, smaller = np.sqrt(A.sum(1)), min(sum(sizes[::2]), sum(sizes[1::2]))
+    found = two_sided_vectors(A, K)
+    if K > smaller: assert found is None
+    if K >= smaller: return
+    values, vectors = np.linalg.eigh(A / root[:, None] / root)
+    assume(values[-K] > .02 and values[-K] - values[-K - 1] > .01)
+    np.testing.assert_allclose(found @ found.T, vectors[:, -K:] @ vectors[:, -K:].T, atol=1e-9)
+
+
+def test_graphs_of_one_side_have_no_such_vectors():
+    "nor have those of a value near zero: two units that hear the same"
+    assert two_sided_vectors(np.ones((3, 3)) - np.eye(3), 1) is None
+    same = np.kron([[0, 1], [1, 0]], np.ones((4, 4)))
+    assert two_sided_vectors(same, 1) is not None and two_sided_vectors(same, 2) is None
+
+
+@pytest.mark.parametrize('share', [1, .3, .1])
+def test_the_short_way_finds_the_same_ncut(monkeypatch, share):
+    rng = torch.Generator().manual_seed(0)
+    weights = [W * (torch.rand(W.shape, generator=rng) < share) for W in untrained(20, 20, 20, 5, seeds=range(5))]
+    of = undirected_graph(weights).numpy()
+    short = [clusterability(A, 4, seed=0)[1] for A in of]
+    monkeypatch.setattr(chapter, 'two_sided_vectors', lambda A, K: None)
+    assert short == pytest.approx([clusterability(A, 4, seed=0)[1] for A in of], abs=1e-9)
+
+
+@given(st.integers(1, 4), st.integers(0, 5), seeds)
+def test_the_first_of_equally_near_centers_counts(K, more, seed):
+    rng = np.random.default_rng(seed)
+    points, centers = rng.integers(-1, 2, (K + more, 2)), rng.integers(-1, 2, (3, K, 2))
+    inside, _ = lloyd_step(points.astype(float), centers.astype(float))
+    labels = ((centers[:, :, None] - points)**2).sum(3).argmin(1)
+    assert (inside.sum(1) == 1).all()
+    for row, near in zip(inside, labels):
+        if {*near} == {*range(K)}: assert (row.argmax(0) == near).all()
+
 
 @pytest.mark.parametrize('sizes, K', [((8, 16, 8, 2), 4), ((20, 20, 20, 5), 4), ((40, 20, 20, 10), 8)])
 def test_at_most_the_ncut_of_scikit_learn(sizes, K):

@@ -27,11 +27,17 @@ def kept_weights(
     W:Tensor, # Weights of one matrix, shape (networks, ...)
     share:Tensor, # To be taken away, in [0, 1), shape (networks,)
 )->Tensor: # 1. for weights that stay, 0. for the others, of W's shape
-    "All but the smallest weights of every network"
+    "All but the smallest weights of every network; of equal ones, the last stay"
     size = W.detach().abs().flatten(1)
-    rank = size.argsort(dim=1, stable=True).argsort(1)
-    n_gone = (share * size.shape[1]).round()[:, None]
-    return (rank >= n_gone).view_as(W).to(W)
+    n_gone = (share * size.shape[1]).round().long()
+    limit, sought = size.new_zeros(len(size)), (size == 0).sum(1) != n_gone
+    for n in n_gone[sought].unique().tolist():
+        rows = sought & (n_gone == n)
+        limit[rows] = size[rows].kthvalue(n, 1).values if n else -1
+    below, equal = size < limit[:, None], size == limit[:, None]
+    left = n_gone - below.sum(1) # To go, of those of the limit
+    if (equal.sum(1) != left).any(): equal &= equal.cumsum(1) <= left[:, None]
+    return (~(below | equal)).view_as(W).to(W)
 
 # %% ../../nbs/causes/pruning.ipynb #fe34cbb5
 class Pruning(Cause):
@@ -45,8 +51,9 @@ class Pruning(Cause):
         when, matrices = self.parameters.pruning_when, dense_matrices(self.stack.weights)
         for name, mask in self.masks.items(): matrices[name].mul_(mask)
         chosen = step == 3 * self.n_steps // 4 or when == 'during' and step % self.every == 0
-        if not chosen: return
-        share = self.strength * pruned_share(step, self.n_steps, when)
+        part = pruned_share(step, self.n_steps, when)
+        if not (chosen and part): return
+        share = self.strength * part
         masks = {name: kept_weights(w, share) for name, w in matrices.items()}
         for name, mask in masks.items(): matrices[name].mul_(mask)
         if not self.parameters.regrowth: self.masks = masks
