@@ -75,7 +75,8 @@ def tidy(
         places:dict = dict(zip(wanted, map(range, shape))) | dict(network=networks)
         if 'against' in places:
             others, n = named.get(name, []), len(places['against'])
-            if len(others) != n: raise ValueError(f'{name} must be against {others}, got {n} values')
+            if n != len(others):
+                raise ValueError(f'{name} must be against {others}, got {n} values')
             places['against'] = others
         strange = [number for number, of_one in zip(networks, array) if not of_one.isfinite().all()]
         if strange: raise ValueError(f'{name} is not finite for the networks {strange}')
