@@ -511,7 +511,7 @@ def test_what_networks_have():
     layers, = untrained_networks(make_run('upstream_downstream', {}), DIGITS).values()
     always = {'graph', 'few_images'}  # measured where a study asks for it
     assert has(several) == {'subnetworks', 'interconnections', 'bottleneck', 'pairs', *always}
-    assert has(single) == always and has(layers) == {'layers', *always}
+    assert has(single) == always and has(layers) == {'layers', 'modules', *always}
     measures, study = entries('measure'), CONFIG.study
     assert applies(measures['bottleneck'], several, study) and not applies(measures['bottleneck'], single, study)
     assert not applies(measures['weight_mask'], several, study)  # the paper takes it on the other networks

@@ -29,7 +29,7 @@ def has(
     there = dict(subnetworks=several, interconnections=several and any(stack.n_connections),
                  bottleneck='W_hb' in stack.weights, layers=layered, graph=hasattr(model, 'blocks'),
                  retina=layered and model.n_pixels == N_PIXELS, pairs=model.n_subnetworks == 2,
-                 few_images=True)
+                 modules=layered, few_images=True)
     own = getattr(model, 'has', ()) # what a model of one's own says of itself
     return {name for name, is_there in there.items() if is_there} | {*own}
 
