@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.func import hessian, vmap
+from torch.func import grad, jacrev, vmap
 from tqdm.auto import tqdm
 
 from ..core.checks import check_choice, check_whole
@@ -135,7 +135,7 @@ def loss_hessians(
         def loss(state, target):
             return F.cross_entropy(outputs_from(one, state[None, None], layer)[0], target[None])
         return loss
-    return torch.stack([vmap(hessian(loss_of(stack[k])), chunk_size=64)(states, targets)
+    return torch.stack([vmap(jacrev(grad(loss_of(stack[k]))), chunk_size=64)(states, targets)
                         .double().sum(0) for k, states in enumerate(h)])
 
 # %% ../../nbs/measures/associations.ipynb #6b93696d
@@ -286,7 +286,8 @@ def module_values(
     for A, modules, dead in partitions(stack, inputs, targets, trials=trials):
         values = dict(dead_units=dead.sum(1).double())
         for name, labels in modules.items():
-            q = [modularity(a, found) if a.any() else 0. for a, found in zip(A[name], labels)]
+            q = [round(modularity(a, found), 12) if a.any() else 0. # no ties by rounding errors
+                 for a, found in zip(A[name], labels)]
             values[f'q_{name}'] = torch.tensor(q, dtype=torch.double)
             values[f'clusters_{name}'] = torch.tensor(
                 [effective_number(found) for found in labels], dtype=torch.double)
