@@ -83,7 +83,6 @@ def ecs(a, b):
 
 # against automatic derivatives
 
-@pytest.mark.provokes('oracles')
 @pytest.mark.parametrize('activation', ['relu', 'tanh', 'linear'])
 @pytest.mark.parametrize('n_classes', [2, 3])
 @pytest.mark.parametrize('layer', [1, 2, 3])
@@ -106,7 +105,6 @@ def test_in_single_precision():
             torch.testing.assert_close(single[name], double[name], rtol=1e-3, atol=1e-5 * double[name].max().item())
 
 
-@pytest.mark.provokes('oracles')
 def test_form():
     "Not negative, symmetric, without a diagonal; the same numbers alone, and whatever the examples' order"
     stack, (x, y) = drawn(), examples(130)
@@ -131,7 +129,6 @@ def test_inputs_stay_as_they_are():
     assert torch.equal(x, before) and all(torch.equal(w, fresh.weights[name]) for name, w in stack.weights.items())
 
 
-@pytest.mark.provokes('oracles')
 def test_hessian():
     "T15: of a ReLU network without negative eigenvalues or knowledge of the answer; of tanh so behind the last layer"
     for activation, layer, same in (('relu', 1, True), ('relu', 2, True), ('tanh', 1, False), ('tanh', 3, True)):
@@ -143,7 +140,6 @@ def test_hessian():
             assert torch.linalg.eigvalsh(M).min() > -1e-6
 
 
-@pytest.mark.provokes('oracles')
 def test_absolute_value_after_the_mean():
     "Effects that are opposite on the two halves of the examples cancel"
     W = dict(W_1=torch.eye(4), W_2=torch.tensor([[1., 1, 9, 0], [1, -1, 0, 9]]),
@@ -170,7 +166,6 @@ def test_slopes():
 
 # networks that can be worked out on paper
 
-@pytest.mark.provokes('oracles')
 def test_linear_network():
     "T12 and T13: W S W^T within 2 %, W W^T and W_out^T W_out exactly"
     g = torch.Generator().manual_seed(0)
@@ -195,7 +190,6 @@ def two_networks():
     return stack, x, torch.zeros(81, dtype=torch.int64)
 
 
-@pytest.mark.provokes('oracles')
 @pytest.mark.parametrize(('layer', 'half'), [(1, 4), (2, 3)])
 def test_two_networks(layer, half):
     "T16: no measure but the Hessian, which a softmax over all classes joins, sees anything between the two"
@@ -215,7 +209,6 @@ def test_two_networks(layer, half):
             assert split == pytest.approx(apart, abs=1e-12) and q >= split - 1e-12
 
 
-@pytest.mark.provokes('oracles')
 def test_modular_twice():
     "T17: perfectly modular upstream and downstream, and no agreement"
     kind = torch.arange(32) % 4
@@ -232,7 +225,6 @@ def test_modular_twice():
     assert ecs(up, down) == pytest.approx(.5, abs=1e-12)
 
 
-@pytest.mark.provokes('oracles')
 def test_rescaled_units():
     "T18: units that are c times as active and send 1/c of it: the same function, and the same normalized measures"
     stack, (x, y) = drawn((6, 5), seeds=(0,)), examples()
@@ -246,7 +238,6 @@ def test_rescaled_units():
         assert close == name.endswith('normalized'), name
 
 
-@pytest.mark.provokes('oracles')
 def test_dead_unit():
     "T19: nothing upstream, something downstream; and how it is left out"
     stack, (x, y) = drawn((6, 5)), examples()
@@ -291,7 +282,6 @@ def layered(seeds=(0, 1)):
 def settings(**changed): return make_parameters(changed, LayeredTraining, OFFERS)
 
 
-@pytest.mark.provokes('metric contract')
 def test_measure():
     "Values as declared, the same alone and again; without draws no null"
     about, data, how = entries('measure')['associations'].about, small_data(), settings(module_trials=3, module_draws=3)
@@ -326,7 +316,6 @@ def test_values_of_a_layer():
                 assert values[f'q_{name}'][k, layer] == pytest.approx(q, abs=1e-9)
 
 
-@pytest.mark.provokes('metric contract')
 def test_nothing_there():
     "Networks whose layers are all dead: no edge, no Q, no modules"
     stack = layered()
@@ -355,7 +344,6 @@ def test_where_it_is_measured():
         assert applies(entry, layered(), replace(study, offers=offers)) == there
 
 
-@pytest.mark.provokes('metric contract')
 def test_evaluation_knows_no_dropout():
     "T20: dropout is a matter of training; what is measured is the whole network"
     a, b = settings(), settings(dropout=.5)
@@ -371,7 +359,6 @@ def bad(layer=1, x=None, y=None, stack=None):
                         good[1] if y is None else y, layer=layer)
 
 
-@pytest.mark.provokes('metric contract')
 @pytest.mark.parametrize(('change', 'message'), [
     (dict(layer=0), 'layer must be a whole number in .1, 3., got 0'),
     (dict(layer=4), 'layer must be a whole number in .1, 3., got 4'),
@@ -390,7 +377,6 @@ def test_refused(change, message):
     with pytest.raises(ValueError, match=message): bad(**change)
 
 
-@pytest.mark.provokes('metric contract')
 @pytest.mark.parametrize('name', ['W_1', 'b_1', 'W_2', 'W_3', 'W_out', 'b_out'])
 def test_weights_that_are_nan(name):
     stack = drawn()
