@@ -1,4 +1,4 @@
-"""Associations of recurrent units against automatic derivatives, and times at which modules are there by construction"""
+"""Associations of recurrent units against automatic derivatives, and times when modules are there by construction"""
 from dataclasses import replace
 
 import pytest
