@@ -10,7 +10,6 @@ __all__ = ['UPSTREAM', 'DOWNSTREAM', 'ASSOCIATIONS', 'EXAMPLES_AT_ONCE', 'NUMBER
 
 # %% ../../nbs/measures/associations.ipynb #e7bb9ab3
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
