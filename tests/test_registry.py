@@ -53,7 +53,8 @@ def test_a_measure_describes_each_of_its_values(name):
     about = entries('measure')[name].about
     assert about['values'] and isinstance(about['needs'], list)
     for value, how in about['values'].items():
-        assert {*how['axes']} <= {'layer', 'time', 'subnetwork', 'subtask'}, value
+        assert {*how['axes']} <= {'layer', 'time', 'subnetwork', 'subtask', 'against'}, value
+        assert 'against' not in how['axes'] or (about | how)['against'], value
         assert how['label'] and len(how.get('range', [0, 1])) == 2 and 'null' in how, value
 
 

@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
+from textwrap import dedent
 
 import networkx as nx
 import numpy as np
@@ -511,7 +512,7 @@ def test_what_networks_have():
     layers, = untrained_networks(make_run('upstream_downstream', {}), DIGITS).values()
     always = {'graph', 'few_images'}  # measured where a study asks for it
     assert has(several) == {'subnetworks', 'interconnections', 'bottleneck', 'pairs', *always}
-    assert has(single) == always and has(layers) == {'layers', *always}
+    assert has(single) == always and has(layers) == {'layers', 'modules', *always}
     measures, study = entries('measure'), CONFIG.study
     assert applies(measures['bottleneck'], several, study) and not applies(measures['bottleneck'], single, study)
     assert not applies(measures['weight_mask'], several, study)  # the paper takes it on the other networks
@@ -522,7 +523,53 @@ def test_rows_of_a_value():
     table = tidy({'a': torch.arange(12.).reshape(2, 3, 2)}, {'a': ['layer', 'subtask']}, [4, 7], epoch=3)
     assert table['network'].tolist() == [4] * 6 + [7] * 6 and table['layer'].tolist() == [0, 0, 1, 1, 2, 2] * 2
     assert table['subtask'].tolist() == [0, 1] * 6 and table['value'].tolist() == [*range(12)]
-    assert set(table['epoch']) == {3} and table[['time', 'subnetwork', 'goal']].isna().all(axis=None)
+    assert set(table['epoch']) == {3} and table[['time', 'subnetwork', 'goal', 'against']].isna().all(axis=None)
+
+
+def test_rows_of_a_value_against_several():
+    "have names where other axes are numbers; what has no such axis beside it stays without"
+    axes, names = {'a': ['layer', 'against'], 'b': ['layer']}, {'a': ['x', 'y', 'z'], 'b': []}
+    values = {'a': torch.arange(12.).reshape(2, 2, 3), 'b': torch.ones(2, 2)}
+    table = tidy(values, axes, [4, 7], epoch=3, against=names)
+    a, b = (table[table['measure'] == name] for name in 'ab')
+    assert a['against'].tolist() == ['x', 'y', 'z'] * 4 and a['layer'].tolist() == [0, 0, 0, 1, 1, 1] * 2
+    assert a['value'].tolist() == [*range(12)] and a['network'].tolist() == [4] * 6 + [7] * 6
+    assert b['against'].isna().all() and b['layer'].tolist() == [0, 1] * 2 and table['against'].dtype == 'string'
+
+
+@pytest.mark.parametrize('names', [None, {}, {'a': []}, {'a': ['x']}, {'a': ['x', 'y', 'z']}, {'b': ['x', 'y']}])
+def test_names_that_do_not_fit_are_refused(names):
+    with pytest.raises(ValueError, match=r'^a must be against .*, got 2 values'):
+        tidy({'a': torch.zeros(1, 2)}, {'a': ['against']}, [0], 0, names)
+
+
+def test_values_against_several_are_no_numbers_are_refused():
+    with pytest.raises(ValueError, match=r'a is not finite for the networks \[7\]'):
+        tidy({'a': torch.tensor([[0.], [torch.nan]])}, {'a': ['against']}, [4, 7], 0, {'a': ['x']})
+
+
+@pytest.mark.parametrize('of_all', [False, True])
+def test_a_measure_against_several(altered, no_training, tmp_path, of_all):
+    "reaches the table of a run and the reader of it, whether the names are of a value or of all"
+    names = "against=['own', 'other']"
+    text = dedent(f"""
+        def likeness(stack, dataset, parameters, *, bar=None):
+            norms = stack.weights['W_hh'].norm(dim=(2, 3))
+            return dict(likeness=norms[:, :, None] * norms.new_tensor([1, 10]), plain=norms[:, 0])
+        REGISTERED = [dict(kind='measure', name='likeness', object='likeness', needs=[],
+                           {names + ',' if of_all else ''}
+                           values=dict(plain=dict(axes=[], label='x', null=None),
+                                       likeness=dict(axes=['subnetwork', 'against'], label='y',
+                                                     {'' if of_all else names + ','} null=None)))]
+        """)
+    with forgetting_plugins():
+        (tmp_path / 'likeness.py').write_text(text), add_plugin(tmp_path / 'likeness.py')
+        run(recorded_run(read_manifest(altered)['config']), altered)
+        table = read_table(altered)
+    rows = table[table['measure'] == 'likeness'].sort_values(['network', 'epoch', 'subnetwork'])
+    own, other = (rows.loc[rows['against'] == name, 'value'].to_numpy() for name in ('own', 'other'))
+    assert len(own) == len(other) == len(rows) / 2 and np.allclose(other, 10 * own) and (own > 0).all()
+    assert table.loc[table['measure'] != 'likeness', 'against'].isna().all()
 
 
 # weights

@@ -67,6 +67,13 @@ def test_q_range(graph):
     assert -0.5 - 1e-12 <= newman_q(*graph) < 1
 
 
+@given(hnp.arrays(np.float64, st.integers(1, 9), elements=st.floats(1e-3, 1e3)), st.integers(0, 99))
+def test_weights_that_are_products_have_q_zero(v, seed):
+    "in every division, the diagonal included (upstream and downstream, T4)"
+    groups = np.random.default_rng(seed).integers(0, 4, len(v))
+    assert newman_q(np.outer(v, v), groups) == pytest.approx(0, abs=1e-14)
+
+
 @given(graphs())
 def test_one_group_has_q_zero(graph):
     assert newman_q(graph[0], np.zeros(len(graph[0]), int)) == pytest.approx(0, abs=1e-12)

@@ -29,7 +29,7 @@ def has(
     there = dict(subnetworks=several, interconnections=several and any(stack.n_connections),
                  bottleneck='W_hb' in stack.weights, layers=layered, graph=hasattr(model, 'blocks'),
                  retina=layered and model.n_pixels == N_PIXELS, pairs=model.n_subnetworks == 2,
-                 few_images=True)
+                 modules=layered, few_images=True)
     own = getattr(model, 'has', ()) # what a model of one's own says of itself
     return {name for name, is_there in there.items() if is_there} | {*own}
 
@@ -55,25 +55,32 @@ def typed(
     return table.reindex(columns=list(COLUMNS['values'])).astype(kinds)
 
 # %% ../../nbs/engine/measure.ipynb #788bd2fa
-AXES = {'time', 'layer', 'subnetwork', 'subtask'} # That a value may have beside the network
+AXES = {'time', 'layer', 'subnetwork', 'subtask', 'against'} # That a value may have
 
 def tidy(
     values:dict[str, Tensor], # By name, each of shape (networks, ...)
     axes:dict[str, list[str]], # Names of the other axes, by name of the value
     networks:list[int], # Number of each network in the table of networks
     epoch:int, # After which epoch; 0: untrained
+    against:dict[str, list[str]]|None=None, # What stands along that axis, by name of the value
 )->pd.DataFrame: # One row per value
     "Values as rows of a table; `ValueError` for one that is not finite, or has other axes"
-    parts = []
+    parts, named = [], against or {}
     for name, array in values.items():
         wanted, shape = ['network', *axes[name]], tuple(array.shape)
         if not {*axes[name]} <= AXES:
             raise ValueError(f'{name} has the axes {axes[name]}; a table knows {sorted(AXES)}')
         if len(shape) != len(wanted) or shape[0] != len(networks):
             raise ValueError(f'{name} must have the axes {wanted}, got shape {shape}')
+        places:dict = dict(zip(wanted, map(range, shape))) | dict(network=networks)
+        if 'against' in places:
+            others, n = named.get(name, []), len(places['against'])
+            if n != len(others):
+                raise ValueError(f'{name} must be against {others}, got {n} values')
+            places['against'] = others
         strange = [number for number, of_one in zip(networks, array) if not of_one.isfinite().all()]
         if strange: raise ValueError(f'{name} is not finite for the networks {strange}')
-        index = pd.MultiIndex.from_product([networks, *map(range, shape[1:])], names=wanted)
+        index = pd.MultiIndex.from_product([*places.values()], names=wanted)
         column = dict(value=array.double().flatten().tolist(), measure=name)
         parts.append(pd.DataFrame(column, index=index).reset_index())
     return typed(pd.concat(parts, ignore_index=True).assign(epoch=epoch))
@@ -88,7 +95,9 @@ def measured(
     bar, # Advanced by the measure
 )->pd.DataFrame: # Rows of values; networks are numbered architecture by architecture
     "A measure on all networks of a run to which it applies"
-    axes = {name: about['axes'] for name, about in entry.about['values'].items()}
+    described = entry.about['values']
+    axes = {name: about['axes'] for name, about in described.items()}
+    against = {name: (entry.about | about).get('against', []) for name, about in described.items()}
     parts = [typed(pd.DataFrame())]
     for last, stacks in moments.items():
         first, when = 0, 'after' if last else 'before'
@@ -99,7 +108,7 @@ def measured(
             bar.set_description(text, refresh=False)
             epoch = n_epochs(stack.architecture, settings) if last else 0
             values = entry.load()(stack, dataset, settings, bar=bar)
-            parts.append(tidy(values, axes, numbers, epoch))
+            parts.append(tidy(values, axes, numbers, epoch, against))
     return pd.concat(parts, ignore_index=True)
 
 # %% ../../nbs/engine/measure.ipynb #27abfd48
