@@ -21,7 +21,7 @@ def kept_aside(
     n_images:int, # Training images that there are
     share:float, # To be kept aside, in (0, 1)
     seeds:Sequence[int], # One seed per network
-)->tuple[Tensor, Tensor]: # Indices of images to train on, and of those kept aside; (networks, images)
+)->tuple[Tensor, Tensor]: # Images to train on, and those kept aside, each (networks, images)
     "Training images of every network in two parts; `ValueError` if one of them is empty"
     n_aside = round(share * n_images)
     if not 0 < n_aside < n_images:
