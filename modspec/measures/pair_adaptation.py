@@ -132,6 +132,7 @@ def pair_adaptation(
 REGISTERED = [dict(
     kind='measure', name='pair_adaptation', object='pair_adaptation', needs=['pairs'],
     asked_by='pairs_adapt_steps', # A setting: where it is 0 the measure is not taken
+    goals=['reverse', 'first', 'parity'], # Of the task
     values={
         'adapt_pairs_reverse': dict(axes=[], label='steps to the reverse', null='untrained'),
         'accuracy_pairs_reverse': dict(axes=[], label='accuracy, reverse', range=[0, 1],
