@@ -76,7 +76,8 @@ def pair_course(
     "How networks learn a goal, from where they are"
     model, most, course = stack.architecture, parameters.pairs_adapt_steps, []
     weights = {name: w.clone().requires_grad_() for name, w in stack.weights.items()}
-    there, learning = stack.weights['W_sparse'] != 0, replace(stack, weights=weights)
+    learning, there = replace(stack, weights=weights), stack.weights['W_sparse'] != 0
+    weights['W_sparse'].register_hook(lambda gradient: gradient * there)
     optimizer = DENSE['adam']([*weights.values()], PAIR_RATE, rho=0.9)
     allowed = task_named(parameters.task).allowed
     new = held_out_pairs(dataset.test, allowed=allowed)[None, :, :PAIRS_LOOKED_AT]
@@ -89,7 +90,6 @@ def pair_course(
         target = answers.gather(1, goal_cells(shown))
         loss, _ = batch_loss(r, target, model.decision, parameters.loss)
         loss.sum().backward()
-        weights['W_sparse'].grad *= there
         optimizer.step()
     return torch.stack([*course, answered(learning, new, dataset, answers)])
 
@@ -115,8 +115,9 @@ def pair_adaptation(
 # 'adapt_pairs_<goal>', 'accuracy_pairs_<goal>', 'scratch_pairs_<goal>'
 )->dict[str, Tensor]: # Each of shape (networks,)
     "Steps to other goals, the accuracy at the end, and that of networks that begin anew"
+    model:Any = stack.architecture
     most, found = parameters.pairs_adapt_steps, {}
-    begun = init_stack(stack.architecture, stack.seeds, sparsities(stack),
+    begun = init_stack(model, stack.seeds, sparsities(stack),
                        connection_start=parameters.connection_start).to(stack.device)
     same = all(torch.equal(w, stack.weights[name]) for name, w in begun.weights.items())
     for name, answers in pair_goals(stack, parameters.task).items():

@@ -4,20 +4,23 @@
 
 # %% auto #0
 __all__ = ['UNRELATED', 'GUESSED', 'ABOVE', 'ADAPTING_SWEEP', 'CALLED_MODULAR', 'HELD', 'ADAPTING_CLAIMS', 'adapting_pairs',
-           'goals_that_count', 'pair_rows', 'pair_slopes', 'slope_estimates', 'ratios', 'who_knows_the_task_is_faster',
-           'but_not_at_what_shares_nothing', 'modular_pairs_are_faster', 'modular_pairs_come_further',
-           'changing_goals_prepare']
+           'goals_that_count', 'pair_rows', 'pair_slopes', 'slope_estimates', 'slopes_without', 'ratios',
+           'who_knows_the_task_is_faster', 'but_not_at_what_shares_nothing', 'modular_pairs_are_faster',
+           'modular_pairs_come_further', 'changing_goals_prepare', 'figure_pair_adaptation', 'over_beginners']
 
 # %% ../../../nbs/studies/digit_pairs/adapting.ipynb #e0949c36
 from collections.abc import Sequence
 from functools import partial
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ...analysis.evidence import Estimate, Evidence, Finding, Undecidable, jackknifed
 from ...analysis.evidence import judged, judged_each
 from ...analysis.ledger import Claim, claim
+from ...analysis.plot import PAGE_WIDTH, label_of, settled, use_style
 from ...measures.pair_adaptation import PAIR_GOALS, PAIR_LOOK
 from ..causes.effects import shift
 from .effects import learned, ranged
@@ -114,6 +117,21 @@ def slope_estimates(
             found[f'{which}, {kind}'] = jackknifed(slope, seeds.to_numpy())
     return found
 
+# %% ../../../nbs/studies/digit_pairs/adapting.ipynb #05e535bb
+def slopes_without(
+    networks:pd.DataFrame, # From `adapting_pairs`
+    ends:bool=False, # Accuracy at the end above beginners, in place of steps?
+)->pd.DataFrame: # A row for each point that is left out; the first row is of all networks
+    "Slopes over each number, with each point left out; they decide nothing"
+    goals = [*PAIR_GOALS] if ends else goals_that_count(networks)
+    variation, seeds = networks.index.get_level_values('variation'), networks.index.unique('seed')
+    found = {}
+    for left in ('none', *variation.unique()):
+        rows = pair_rows(networks[variation != left], goals, ends)
+        found[left] = {f'{which}, {kind}': slope for which in CALLED_MODULAR for kind, slope in zip(
+            ('related goals', 'over the unrelated one'), pair_slopes(rows, which, seeds))}
+    return pd.DataFrame(found).T.rename_axis('left out')
+
 # %% ../../../nbs/studies/digit_pairs/adapting.ipynb #206be9ef
 ADAPTING_CLAIMS:dict[str, Claim] = {} # By name
 
@@ -185,3 +203,40 @@ def changing_goals_prepare(evidence:Evidence)->Finding:
              'unrelated, not more accurate': far_end.low <= 0}
     return judged(parts, '; '.join(f'{name} {e}' for name, e in zip(
         parts, (steps, end, far, far_end))))
+
+# %% ../../../nbs/studies/digit_pairs/adapting.ipynb #11c019bf
+@use_style()
+def figure_pair_adaptation(
+    networks:pd.DataFrame, # From `adapting_pairs`
+)->Figure: # Page width
+    "Steps to each goal and the accuracy at the end, by the side index; dashed: beginners"
+    fig, axes = plt.subplots(2, len(PAIR_GOALS), figsize=(PAGE_WIDTH, 3.6), sharex=True,
+                             sharey='row')
+    colors, markers = plt.get_cmap('tab10'), dict(zip(networks.index.unique('sparsity'), 'sd'))
+    for goal, column in zip(PAIR_GOALS, axes.T):
+        column[0].set_title(goal)
+        values = {f'adapt_pairs_{goal}': f'begun_{goal}',
+                  f'accuracy_pairs_{goal}': f'scratch_pairs_{goal}'}
+        for ax, (value, begun) in zip(column, values.items()):
+            for k, point in enumerate(networks.index.unique('variation')):
+                for p, rows in networks.xs(point, level='variation').groupby(level='sparsity'):
+                    ax.plot(rows['digit_fi'], rows[value], markers[p], color=colors(k),
+                            markersize=3, label=f'{point}, p = {p:g}')
+            ax.axhline(networks[begun].mean(), color='black', linestyle='--', linewidth=.8)
+    axes[0, 0].set_ylabel('steps')
+    axes[1, 0].set_ylabel('accuracy at the end')
+    for ax in axes[1]: ax.set_xlabel(label_of('digit_fi'))
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=4)
+    return settled(fig)
+
+# %% ../../../nbs/studies/digit_pairs/adapting.ipynb #75934e29
+def over_beginners(
+    networks:pd.DataFrame, # From `adapting_pairs`
+)->pd.DataFrame: # A row for each sparsity and point; two columns for each goal
+    "Median steps over those of beginners, and mean accuracy at the end above theirs"
+    by_point, found = networks.groupby(level=['sparsity', 'variation']), {}
+    medians, means = by_point.median(), by_point.mean()
+    for goal in PAIR_GOALS:
+        found['steps', goal] = medians[f'adapt_pairs_{goal}'] / medians[f'begun_{goal}']
+        found['accuracy', goal] = means[f'accuracy_pairs_{goal}'] - means[f'scratch_pairs_{goal}']
+    return pd.DataFrame(found).sort_index(axis=1)
