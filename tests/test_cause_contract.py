@@ -130,10 +130,10 @@ def test_what_no_cause_can_do_is_refused(name, bad):
 def test_a_goal_that_the_task_lacks():
     with pytest.raises(ValueError, match="switch_to must be one of .*got 'parity'"):
         settings('layered', switch_to='parity')
-    with pytest.raises(ValueError, match="'parity_sentence' has no goals"):
-        trained('recurrent', networks('recurrent'), switching=.1, task='parity_sentence')
-    with pytest.raises(ValueError, match="'retina_random' has no second goal"):
-        trained('layered', networks('layered'), both_goals=1., task='retina_random')
+    with pytest.raises(ValueError, match="switching must be 0 with task 'parity_sentence', which lacks a second"):
+        settings('recurrent', switching=.1, task='parity_sentence')
+    with pytest.raises(ValueError, match="both_goals must be 0 with task 'retina_random', which lacks a second"):
+        settings('layered', both_goals=1., task='retina_random')
 
 
 def test_places_of_inputs_that_have_none():

@@ -6,8 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modspec.causes.both_goals import BothGoals
 from modspec.causes.goals import SwitchingGoals, goal_cells, nearby, on_training_goal, permuted
-from modspec.core.tasks import PARITY, RETINA
+from modspec.core.registry import entries
+from modspec.core.tasks import PARITY, RETINA, task_named
 from modspec.networks.feedforward import FeedForward, init_feedforward
 from modspec.networks.recurrent import Recurrent, init_stack
 
@@ -54,3 +56,29 @@ def test_cells_of_digit_pairs():
     asked, = SwitchingGoals(stack, torch.tensor([1.]), how, 4).target(2, shown[None])
     related = PARITY.goal('reverse').target(shown)
     assert torch.equal(asked.sort().values, related.sort().values) and not torch.equal(asked, related)
+
+
+def test_near_is_about_ones_and_zeros():
+    stack = init_stack(Recurrent(64, n_hidden=4), [0], 1.)
+    how = SimpleNamespace(task='parity', switch_to='near', settle=0)
+    with pytest.raises(ValueError, match="answers up to 9; a 'permuted' goal may have any"):
+        SwitchingGoals(stack, torch.tensor([1.]), how, 4)
+
+
+@pytest.mark.parametrize('name', ['parity_sentence', 'retina_random'])
+def test_a_task_of_one_goal_has_no_other(name):
+    "Also for whoever makes the causes without settings"
+    stack = init_feedforward(FeedForward(8, (4,), 2), [0])
+    how = SimpleNamespace(task=name, switch_to='related', settle=0, lr=.01)
+    with pytest.raises(ValueError, match=f'{name!r} has no goals'): SwitchingGoals(stack, torch.ones(1), how, 4)
+    with pytest.raises(ValueError, match=f'{name!r} has no second'): BothGoals(stack, torch.ones(1), how, 4)
+
+
+@pytest.mark.parametrize('name', entries('task'))
+def test_what_a_task_registers_is_what_it_is(name):
+    "The goals, in their order, and how many answers there are"
+    task, about = task_named(name), entries('task')[name].about
+    assert about.get('goals', []) == [*task.goals]
+    cells = {'patterns': PATTERNS, 'digits': CELLS}[about.get('shows', 'digits')]
+    cells = cells[:, :task.n_images or 2]
+    assert task.target(cells[task.allowed(cells)]).unique().tolist() == [*range(about['answers'])]

@@ -43,6 +43,6 @@ class BothGoals(Cause):
 # %% ../../nbs/causes/both_goals.ipynb #106b3c32
 REGISTERED = [dict(
     kind='cause', name='both_goals', object='BothGoals', label='both goals at once',
-    strength='both_goals', needs=['layers'],
+    strength='both_goals', needs=['layers'], n_goals=2,
     settings={'both_goals': dict(default=0.0, least=0, most=1e9)},
 )]

@@ -46,7 +46,10 @@ def nearby(
     second:Tensor, # Answers of the related goal
     *, generator:torch.Generator, # Source of the cells
 )->Tensor: # A goal that differs from the first in as many cells
-    "As far from the first goal as the second: as many ones and zeros change, anywhere"
+    "As far from the first goal as the second, anywhere; `ValueError` unless answers are 0 and 1"
+    most = int(torch.maximum(first, second).max())
+    if most > 1: raise ValueError(f'a goal is near if ones and zeros change, got answers up to '
+                                  f"{most}; a 'permuted' goal may have any")
     other = first.clone()
     for value in (0, 1):
         there = (first == value).nonzero().flatten()
@@ -94,7 +97,7 @@ class SwitchingGoals(Cause):
 # %% ../../nbs/causes/goals.ipynb #7e7aef1f
 REGISTERED = [dict(
     kind='cause', name='goals', object='SwitchingGoals', label='switching goals',
-    strength='switching', needs=[],
+    strength='switching', needs=[], n_goals=2, two_answers={'switch_to': 'near'},
     settings={
         # 1 / E, changes of the goal per step
         'switching': dict(default=0.0, least=0, most=1),

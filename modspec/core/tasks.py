@@ -60,14 +60,16 @@ class Task:
 
 # %% ../../nbs/core/tasks.ipynb #f8875bf8
 REGISTERED = [
-    dict(kind='task', name='parity', object='PARITY',
+    dict(kind='task', name='parity', object='PARITY', answers=10,
+         goals=['main', 'reverse', 'first', 'parity'],
          label='digit 0 if the parities differ, else digit 1'),
-    dict(kind='task', name='parity_sentence', object='PARITY_SENTENCE',
+    dict(kind='task', name='parity_sentence', object='PARITY_SENTENCE', answers=10,
          label='digit 0 if the parities agree, else digit 1'),
-    dict(kind='task', name='digit', object='DIGIT', label='the digit shown'),
-    dict(kind='task', name='retina', object='RETINA', shows='patterns',
+    dict(kind='task', name='digit', object='DIGIT', answers=10, label='the digit shown'),
+    dict(kind='task', name='retina', object='RETINA', shows='patterns', answers=2,
+         goals=['and', 'or', 'xor', 'left_not_right', 'nand', 'left'],
          label='an object in both eyes'),
-    dict(kind='task', name='retina_random', object='RETINA_RANDOM', shows='patterns',
+    dict(kind='task', name='retina_random', object='RETINA_RANDOM', shows='patterns', answers=2,
          label='answers dealt out at random'),
 ]
 PARITY = Task(parity_target, goals=dict(

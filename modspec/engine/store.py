@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ARRAYS', 'WEIGHTS', 'NOTEBOOK', 'TABLES', 'COLUMNS', 'RUN_FILE', 'imported', 'without_comments', 'sources',
-           'code_hash', 'acting_causes', 'training_part', 'computing', 'codes', 'another', 'run_manifest', 'lacking',
-           'measure_key', 'measured_ways', 'rows_of_way', 'is_finished', 'older_parts', 'unsound', 'damage', 'damages']
+           'code_hash', 'acting_causes', 'training_part', 'computing', 'codes', 'another', 'run_manifest', 'is_asked',
+           'lacking', 'measure_key', 'measured_ways', 'rows_of_way', 'is_finished', 'older_parts', 'unsound', 'damage',
+           'damages']
 
 # %% ../../nbs/engine/store.ipynb #a8ba3479
 import ast, hashlib, io, json, re, sys, tokenize
@@ -156,6 +157,15 @@ def run_manifest(
     if changed: raise ResultError(f'{folder} holds another run ({changed}); {advice}')
     return manifest
 
+# %% ../../nbs/engine/store.ipynb #d747b21f
+def is_asked(
+    measure:str, # Its name
+    own:dict, # Its settings, from `measuring_identity`
+)->bool:
+    "Whether a measure is to be taken: all are, but for those whose deciding setting is 0"
+    deciding = entries('measure')[measure].about.get('asked_by')
+    return deciding is None or deciding in own
+
 # %% ../../nbs/engine/store.ipynb #5a7bb0a8
 def lacking(
     manifest:dict|None, # Of a run, if there is one
@@ -166,8 +176,8 @@ def lacking(
     today, done = codes(config) if outdated else {}, manifest['measured'] if manifest else []
     there = [(m['measure'], m['settings']) for m in done
              if not outdated or m['code'] == today.get(m['measure'])]
-    wanted = [(name, measuring_identity(config, name, change))
-              for name in config.study.measures for change in config.measuring]
+    wanted = [(name, own) for name in config.study.measures for change in config.measuring
+              if is_asked(name, own := measuring_identity(config, name, change))]
     return [one for i, one in enumerate(wanted) if one not in there and one not in wanted[:i]]
 
 # %% ../../nbs/engine/store.ipynb #fbf58799

@@ -1,6 +1,8 @@
 """Values that no run may have: refused before any work, with the legal range and exit code 2"""
+import ast
 import math
 import os
+import re
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +19,7 @@ from modspec.core.checks import check_device, check_threads
 from modspec.engine import notebook, sweep
 from modspec.engine.config import load_config, make_sweep
 from modspec.engine.options import number, whole
+from modspec.engine.plan import study_named
 from modspec.studies.extreme_sparsity.config import STUDY, sparsity_run
 from modspec.training.parameters import Parameters
 
@@ -225,6 +228,38 @@ def test_choices(name):
     for value in CHOICES[name]: assert STUDY.settings(**{name: value} | beside(name, value))
     with pytest.raises(ValueError) as error: STUDY.settings(**{name: None})
     assert str(error.value) == f'{name} must be one of {CHOICES[name]}, got None'
+
+
+@pytest.mark.parametrize(('study', 'values', 'asks', 'lost'), [
+    ('extreme_sparsity', dict(task='parity_sentence', switching=.1), 'switching', 'a second goal'),
+    ('extreme_sparsity', dict(task='retina_random', dataset='retina', switching=1.), 'switching', 'a second goal'),
+    ('causes', dict(task='retina_random', both_goals=1.), 'both_goals', 'a second goal'),
+    ('causes', dict(task='retina_random', switching=.1, switch_to='permuted'), 'switching', 'a second goal'),
+    ('upstream_downstream', dict(task='digit', switching=.1), 'switching', 'a second goal'),
+    ('extreme_sparsity', dict(switching=.1, switch_to='near'), 'switching', "two answers that switch_to 'near' needs"),
+    ('digit_pairs', dict(switching=.1, switch_to='near'), 'switching', "two answers that switch_to 'near' needs"),
+    ('digit_pairs', dict(task='parity_sentence', pairs_adapt_steps=10), 'pairs_adapt_steps', "the goals ['reverse', "),
+], ids=str)
+def test_goals_that_a_task_lacks(study, values, asks, lost):
+    "Refused when settings are read, in Python and in the file of a sweep; without the strength they are legal"
+    made = study_named(study).settings
+    with pytest.raises(ValueError, match=f'{asks} must be 0 with task .*{re.escape(lost)}') as error: made(**values)
+    task = values.get('task', 'parity')
+    can = ast.literal_eval(str(error.value).rpartition(': ')[2])
+    assert can and task not in can and f'got {values[asks]!r}' in str(error.value)
+    assert made(**{name: value for name, value in values.items() if name != asks})
+    with empty_folder() as folder:
+        axes = {} if study in ('causes', 'upstream_downstream') else {'sparsity': [1]}
+        text = dict(study=study, axes=axes, variations={'mine': values})
+        Path('sweep.yaml').write_text(yaml.dump(text), encoding='utf-8')
+        answer = invoke('sweep', 'sweep.yaml', '--out', 'out')
+        assert answer.exit_code == 2 and f'{asks} must be 0' in answer.stderr, answer
+        assert sorted(path.name for path in folder.rglob('*')) == ['sweep.yaml']
+
+
+def test_goals_that_a_task_has():
+    assert study_named('causes').settings(switching=.1, switch_to='near', both_goals=1.)
+    assert study_named('digit_pairs').settings(switching=.1, switch_to='permuted', pairs_adapt_steps=10)
 
 
 @pytest.mark.provokes('illegal values', rounds=2)

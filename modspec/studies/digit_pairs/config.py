@@ -21,5 +21,5 @@ DIGIT_PAIRS = Study(
     stacked='sparsity', needed=('sparsity',), names=(('sparsity', 'p'),),
     only_on=(('bottleneck', 'bottleneck'), ('weight_mask', 'standard'),
              ('correlation', 'standard'), ('clusterability', 'standard'),
-             ('communities', 'standard')),
+             ('communities', 'standard'), ('pair_adaptation', 'standard')),
     ledger='modspec.studies.digit_pairs.claims:PAIRS_LEDGER', compares=True)
