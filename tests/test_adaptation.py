@@ -20,7 +20,6 @@ from modspec.measures.adaptation import (
     at_first_norms,
     glorot_norms,
     learning_pace,
-    step_at_pace,
     steps_to_learn,
 )
 from modspec.networks.feedforward import FeedForward, init_feedforward
@@ -37,7 +36,7 @@ from modspec.studies.causes.adapting import (
 )
 from modspec.studies.causes.effects import caused_networks
 from modspec.training.loop import train
-from modspec.training.optimizers import DENSE
+from modspec.training.optimizers import DENSE, AtPace
 
 RETINA_DATA = load_dataset('retina')
 LABELS = RETINA_DATA.train.labels
@@ -85,11 +84,11 @@ def test_a_pace_is_a_learning_rate():
     first = torch.randn(2, 1, 3, 4, generator=torch.Generator().manual_seed(0))
     def ten_steps(w, lr, pace):
         w = w.clone().requires_grad_()
-        optimizer = DENSE['adam']([w], lr, rho=.9)
+        optimizer = AtPace(DENSE['adam']([w], lr, rho=.9), [w], len(w))
+        if pace is not None: optimizer.pace = torch.tensor(pace)
         for _ in range(10):
             (w**2).sum().backward()
-            if pace is None: optimizer.step()
-            else: step_at_pace(optimizer, [w], torch.tensor(pace))
+            optimizer.step()
         return w.detach()
     both = ten_steps(first, .01, [1., .3])
     assert torch.equal(both[0], ten_steps(first[:1], .01, None)[0])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAYS_TO_ADAPT', 'KNOWS', 'EVERY', 'ADAPTED_TO', 'REGISTERED', 'glorot_norms', 'at_first_norms', 'learning_pace',
-           'step_at_pace', 'steps_to_learn', 'adaptation_goals', 'adaptation']
+           'steps_to_learn', 'adaptation_goals', 'adaptation']
 
 # %% ../../nbs/measures/adaptation.ipynb #d0f50ef5
 from dataclasses import replace
@@ -23,7 +23,7 @@ from ..core.data import Dataset, as_inputs
 from ..core.streams import generators
 from ..core.tasks import RETINA
 from ..networks.stack import Stack, check_finite_networks, last_state
-from ..training.optimizers import DENSE
+from ..training.optimizers import AtPace, DENSE
 
 # %% ../../nbs/measures/adaptation.ipynb #8cfde10a
 def glorot_norms(
@@ -62,19 +62,6 @@ def learning_pace(
     own = W.norm(dim=1)
     return torch.where(own > 0, first / own, 1.)
 
-# %% ../../nbs/measures/adaptation.ipynb #cd867e90
-@torch.no_grad()
-def step_at_pace(
-    optimizer:Any, # Of these weights, whose steps are proportional to its learning rate
-    weights:list[Tensor], # With their gradients, changed in place
-    pace:Tensor, # Factor on the learning rate of each network, shape (networks,)
-)->None:
-    "One step with a learning rate for each network; the same bits where the factor is 1"
-    before = [w.clone() for w in weights]
-    optimizer.step()
-    for w, old in zip(weights, before):
-        w.copy_(old.lerp(w, pace.view(-1, *[1] * (w.ndim - 1))))
-
 # %% ../../nbs/measures/adaptation.ipynb #e22fe341
 KNOWS, EVERY = 0.98, 5 # Accuracy of a network that knows a goal; steps between two looks
 
@@ -88,12 +75,13 @@ def steps_to_learn(
 )->Tensor: # In [0, most], `most` where the goal was not learned, shape (networks,)
     "How long networks take to learn a goal, from where they are"
     check_choice('how', how, WAYS_TO_ADAPT)
-    model, pace = stack.architecture, learning_pace(stack, how)
+    model = stack.architecture
     begun = at_first_norms(stack) if how == 'rescaled' else stack
     weights = {name: w.clone().requires_grad_(how != 'readout' or name.endswith('_out'))
                for name, w in begun.weights.items()}
     learning = [w for w in weights.values() if w.requires_grad]
-    optimizer = DENSE['adam'](learning, lr, rho=0.9)
+    optimizer = AtPace(DENSE['adam'](learning, lr, rho=0.9), learning, len(stack))
+    optimizer.pace = learning_pace(stack, how)
     time = torch.full((len(stack),), float(most))
     before = torch.zeros(len(stack), dtype=torch.bool)
     for step in range(most + 1):
@@ -104,7 +92,7 @@ def steps_to_learn(
             before = right
             if (time < most).all(): break
         F.cross_entropy(r, target, reduction='none').mean(1).sum().backward()
-        step_at_pace(optimizer, learning, pace)
+        optimizer.step()
     return time
 
 # %% ../../nbs/measures/adaptation.ipynb #09d96cc0
