@@ -14,7 +14,7 @@ CONSTRAINTS ?=
 .PHONY: help env figures evolution convolutional test test-slow bench lab docs clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 env: $(STAMP) ## create .venv with modspec and everything it needs (Python 3.11 or newer: make env PYTHON=python3.12)
 

@@ -1,4 +1,6 @@
 """Channels of a convolutional network: associations against dense formulas, positions, training, random numbers"""
+import resource
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -7,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.func import jacrev
 
-from modspec.core.data import Digits, load_dataset
+from modspec.core.data import Dataset, Digits, load_dataset
 from modspec.core.streams import generators
 from modspec.networks.residual import (
     RESIDUAL_LAYERS,
@@ -18,9 +20,11 @@ from modspec.networks.residual import (
 )
 from modspec.studies.upstream_downstream.convolutional import (
     CHANNEL_MEASURES,
+    CONVOLUTIONAL_SEED,
     N_POSITIONS,
     PATIENCE,
     ConvolutionalTraining,
+    against_untrained,
     at_positions,
     channel_association,
     channel_associations,
@@ -28,7 +32,9 @@ from modspec.studies.upstream_downstream.convolutional import (
     channel_covariances,
     channel_input_jacobians,
     channel_output_jacobians,
+    convolutional_table,
     draw_positions,
+    plot_channel_q,
     square_images,
     squared_weights,
     train_residual,
@@ -65,8 +71,8 @@ def digits():
 
 def test_shapes_on_mnist():
     h = init_residual(seed=0).eval().layers(pictures(2, 28))
-    assert [tuple(x.shape[1:]) for x in h] == [(8, 28, 28), (8, 28, 28), (16, 14, 14), (32, 7, 7), (32, 4, 4), (64, 1, 1)]
-    assert len(h) == len(RESIDUAL_LAYERS)
+    expected = [(8, 28, 28), (8, 28, 28), (16, 14, 14), (32, 7, 7), (32, 4, 4), (64, 1, 1)]
+    assert [tuple(x.shape[1:]) for x in h] == expected and len(h) == len(RESIDUAL_LAYERS)
 
 
 def test_a_block_is_pre_activated():
@@ -197,7 +203,6 @@ def test_input_jacobian_is_the_one_of_reverse_mode(net):
 def test_memory_of_input_jacobians_is_that_of_one_image(net):
     "A tangent of a view is as large as everything that the view is of"
     many = pictures(200_000, 8)  # 51 MB, of which 64 tangents would be 3.3 GB
-    import resource
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     channel_input_jacobians(net, many[:1], draw_positions(net, many, rng=rng()))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000
@@ -324,3 +329,36 @@ def test_bad_settings(change):
 def test_images_that_are_not_square(digits):
     with pytest.raises(ValueError, match='square, got 60 pixels'):
         square_images(Digits(digits.images[:, :60], digits.labels))
+
+
+# the table
+
+@pytest.fixture
+def table():
+    "Made up: a trained network above, among and below three untrained ones"
+    rows = [dict(layer=layer, measure='made', trained=k == 0, seed=k, q=q)
+            for k, values in enumerate([(.6, .3, .1), (.2, .2, .2), (.4, .4, .4), (.3, .3, .3)])
+            for layer, q in zip('abc', values)]
+    return pd.DataFrame(rows)
+
+
+def test_what_training_did(table):
+    found = against_untrained(table)
+    assert found['training'].tolist() == ['raised', 'neither', 'lowered']
+    assert found.loc[('made', 'a')].tolist()[:4] == pytest.approx([.6, .2, .3, .4])
+
+
+def test_figure(table):
+    fig, ax = plt.subplots()
+    lines = plot_channel_q(table, 'made', ax).get_lines()
+    assert lines[1].get_ydata().tolist() == [.6, .3, .1]
+    plt.close(fig)
+
+
+def test_a_table_of_its_own(digits):
+    "One trained network beside untrained ones, of which the first has its first weights"
+    small = Dataset('few', digits, Digits(digits.images[:40], digits.labels[:40]))
+    table = convolutional_table(small, ConvolutionalTraining(1), few=2, untrained=2)
+    assert len(table) == 3 * 6 * 6 and table['trained'].sum() == 36
+    assert table['seed'].unique().tolist() == [CONVOLUTIONAL_SEED, CONVOLUTIONAL_SEED + 1]
+    assert (table['epochs'] == table['trained']).all() and table['q'].between(0, 1).all()

@@ -6,7 +6,7 @@
 __all__ = ['RESIDUAL_CHANNELS', 'STRIDES', 'RESIDUAL_LAYERS', 'ResidualBlock', 'drop_channels', 'ResidualNetwork',
            'init_residual']
 
-# %% ../../nbs/networks/residual.ipynb #d3bb6dd2
+# %% ../../nbs/networks/residual.ipynb #b80437b2
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..core.checks import check_number, check_whole
 from ..core.streams import generators
 
-# %% ../../nbs/networks/residual.ipynb #8c909f0e
+# %% ../../nbs/networks/residual.ipynb #97f1c00a
 class ResidualBlock(nn.Module):
     "Two convolutions and a shortcut past them"
     def __init__(self,
@@ -37,7 +37,7 @@ class ResidualBlock(nn.Module):
         kept = x if isinstance(self.short, nn.Identity) else self.short(active)
         return self.conv_2(F.relu(self.norm_2(self.conv_1(active)))) + kept
 
-# %% ../../nbs/networks/residual.ipynb #aa14f949
+# %% ../../nbs/networks/residual.ipynb #0c869ee6
 def drop_channels(
     h:Tensor, # Shape (images, channels, height, width)
     p:float, # Probability that a channel is dropped, in [0, 1)
@@ -50,15 +50,14 @@ def drop_channels(
     keep = torch.rand(*h.shape[:2], 1, 1, generator=rng) >= p
     return h * keep / (1 - p)
 
-# %% ../../nbs/networks/residual.ipynb #b66c7f1f
+# %% ../../nbs/networks/residual.ipynb #c4c74181
 RESIDUAL_CHANNELS, STRIDES = (8, 16, 32, 32), (1, 2, 2, 2) # Of the four stages
 RESIDUAL_LAYERS = 'stem', 'stage 1', 'stage 2', 'stage 3', 'stage 4', 'pooled'
 
 class ResidualNetwork(nn.Module):
     "Stem, four stages, pooling and a read-out"
     def __init__(self,
-        channels:Sequence[int]=RESIDUAL_CHANNELS, # Of the four stages; the stem has those of the first
-        n_classes:int=10, # Read-outs
+        channels:Sequence[int]=RESIDUAL_CHANNELS, # Of the stages; the stem is as the first
     ):
         super().__init__()
         if len(channels) != len(STRIDES):
@@ -68,7 +67,7 @@ class ResidualNetwork(nn.Module):
         self.stages = nn.ModuleList(
             nn.Sequential(ResidualBlock(below, c, stride), ResidualBlock(c, c))
             for below, c, stride in zip((channels[0], *channels), channels, STRIDES))
-        self.readout = nn.Linear(2 * channels[-1], n_classes)
+        self.readout = nn.Linear(2 * channels[-1], 10)
 
     def layers(self,
         x:Tensor, # Images, shape (images, 1, height, width)
@@ -87,7 +86,7 @@ class ResidualNetwork(nn.Module):
         "The ten read-outs, shape (images, classes)"
         return self.readout(self.layers(x, dropout, rng)[-1].flatten(1))
 
-# %% ../../nbs/networks/residual.ipynb #abdbb279
+# %% ../../nbs/networks/residual.ipynb #1d88ab32
 def init_residual(
     channels:Sequence[int]=RESIDUAL_CHANNELS, # Of the four stages
     *, seed:int, # Of the weights

@@ -6,9 +6,10 @@
 __all__ = ['FACTOR', 'PLATEAU', 'PATIENCE', 'N_POSITIONS', 'CHANNEL_MEASURES', 'CONVOLUTIONAL_SEED', 'ConvolutionalTraining',
            'square_images', 'squared_weights', 'seen_loss', 'residual_epoch', 'train_residual', 'draw_positions',
            'at_positions', 'channel_covariances', 'channel_input_jacobians', 'channel_output_jacobians',
-           'channel_association', 'channel_associations', 'channel_clusters', 'convolutional_table']
+           'channel_association', 'channel_associations', 'channel_clusters', 'convolutional_table',
+           'against_untrained', 'plot_channel_q']
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #0f562df0
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #847f8792
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -31,7 +32,7 @@ from ...core.streams import generators
 from ...measures.communities import effective_number, maximize
 from ...networks.residual import RESIDUAL_LAYERS, ResidualNetwork, init_residual
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #2ee2c675
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #2b922411
 @dataclass(frozen=True)
 class ConvolutionalTraining:
     "How a convolutional network is trained; `ValueError` for a value out of range"
@@ -48,7 +49,7 @@ class ConvolutionalTraining:
         check_number('rate', self.rate, 0, 1)
         check_whole('batch', self.batch, 2, 100_000)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #582c5635
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #07c21f2d
 def square_images(
     digits:Digits, # Of as many pixels as a square has
 )->Tensor: # In [0, 1], shape (images, 1, side, side)
@@ -58,14 +59,14 @@ def square_images(
         raise ValueError(f'images must be square, got {digits.images.shape[1]} pixels')
     return as_inputs(digits.images).view(-1, 1, side, side)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #ffa4e641
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #d735293e
 def squared_weights(
     net:ResidualNetwork, # Weights of two or more axes count
 )->Tensor: # A number
     "The sum of all squared weights, without biases and normalizations"
     return torch.stack([(w**2).sum() for w in net.parameters() if w.ndim > 1]).sum()
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #9f833669
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #9b6c769a
 @torch.no_grad()
 def seen_loss(
     net:ResidualNetwork, # Put into evaluation mode
@@ -77,7 +78,7 @@ def seen_loss(
     z = torch.cat([net(part) for part in images.split(500)])
     return F.cross_entropy(z, labels).item(), (z.argmax(1) == labels).float().mean().item()
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #65558266
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #13b8008a
 def residual_epoch(
     net:ResidualNetwork, # Trained in place
     images:Tensor, # Shape (images, 1, side, side)
@@ -96,7 +97,7 @@ def residual_epoch(
         optimizer.step()
         bar.update(len(index))
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #7cc6f351
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #917a9656
 FACTOR, PLATEAU, PATIENCE = .25, 3, 6 # The rate falls to; epochs until it does, and until the end
 
 def train_residual(
@@ -126,7 +127,7 @@ def train_residual(
     net.eval()
     return pd.DataFrame(rows)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #5affd672
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #a4d49d0c
 N_POSITIONS = 32 # Of each layer, at most
 
 @torch.no_grad()
@@ -139,7 +140,7 @@ def draw_positions(
     sizes = [h[0, 0].numel() for h in net.layers(images[:1])]
     return [torch.randperm(size, generator=rng)[:N_POSITIONS] for size in sizes]
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #f4060a14
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #db8b42ea
 def at_positions(
     h:Tensor, # Values of a layer, shape (..., channels, height, width)
     where:Tensor, # Numbers of positions, shape (positions,)
@@ -147,7 +148,7 @@ def at_positions(
     "What the channels say at some positions"
     return h.flatten(-2)[..., where].movedim(-1, 0)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #2af9f2e3
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #f52e4380
 @torch.no_grad()
 def channel_covariances(
     net:ResidualNetwork, # In evaluation mode
@@ -165,7 +166,7 @@ def channel_covariances(
     return [(total / len(images) - m[:, :, None] * m[:, None]).mean(0)
             for total, m in zip(second, means)]
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #d97b7c31
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #1d7851c8
 @torch.no_grad()
 def channel_input_jacobians(
     net:ResidualNetwork, # In evaluation mode
@@ -183,7 +184,7 @@ def channel_input_jacobians(
                 totals[k] = totals[k] + (J @ J.mT).mean(0)
     return [total / len(images) for total in totals]
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #45d313be
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #32018b90
 def channel_output_jacobians(
     net:ResidualNetwork, # In evaluation mode
     images:Tensor, # Shape (images, 1, side, side)
@@ -196,11 +197,11 @@ def channel_output_jacobians(
         z = net.readout(layers[-1].flatten(1))
         each = torch.eye(z.shape[1])[:, None].expand(-1, len(part), -1)
         for k, g in enumerate(torch.autograd.grad(z, layers, each, is_grads_batched=True)):
-            G = at_positions(g, places[k]).flatten(1, 2).double() # (positions, read-outs of images, channels)
+            G = at_positions(g, places[k]).flatten(1, 2).double() # (positions, -1, channels)
             totals[k] = totals[k] + (G.mT @ G).mean(0)
     return [total / len(images) for total in totals]
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #905ebdce
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #72c14d2c
 def channel_association(
     M:Tensor, # Symmetric, shape (channels, channels)
     *, normalized:bool, # By the sizes of the channels?
@@ -210,7 +211,7 @@ def channel_association(
     A = (M.abs() + M.mT.abs()) / 2
     return (A / (size[:, None] * size) if normalized else A).fill_diagonal_(0)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #48ce9d79
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #954d83c0
 CHANNEL_MEASURES:dict[str, Callable[..., list[Tensor]]] = {
     'covariance': channel_covariances, 'input jacobian': channel_input_jacobians,
     'output jacobian': channel_output_jacobians}
@@ -221,7 +222,7 @@ def channel_associations(
     *, few:int, # Images of which the Jacobians are taken, spread evenly over all
     rng:torch.Generator, # Draws the positions
 )->dict[str, list[Tensor]]: # By measure: of each layer, shape (channels, channels)
-    "Six associations between the channels of every layer; `ValueError` for more images than there are"
+    "Six associations between the channels of every layer; `ValueError` for too many images"
     check_whole('few', few, 1, len(images))
     net.eval()
     places, found = draw_positions(net, images, rng=rng), {}
@@ -232,7 +233,7 @@ def channel_associations(
         found[name + ', normalized'] = [channel_association(m, normalized=True) for m in M]
     return found
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #c5f6832b
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #e4d6354d
 def channel_clusters(
     matrices:dict[str, list[Tensor]], # Of `channel_associations`
     *, seed:int, # Of the search
@@ -246,7 +247,7 @@ def channel_clusters(
                              clusters=effective_number(labels)))
     return pd.DataFrame(rows)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #b7db0160
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #019db946
 CONVOLUTIONAL_SEED = 286_436_723 # The source's first
 
 def convolutional_table(
@@ -267,3 +268,30 @@ def convolutional_table(
         about = dict(trained=trained, seed=seed, epochs=epochs, accuracy=accuracy)
         tables.append(table.assign(**about))
     return pd.concat(tables, ignore_index=True)
+
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #9ebd1e4f
+def against_untrained(
+    table:pd.DataFrame, # As `convolutional_table` makes it
+)->pd.DataFrame: # Rows: measure and layer; columns `trained`, `least`, `mean`, `most`, `training`
+    "Q* of the trained network, the range of the others, and what training did"
+    place = ['measure', 'layer']
+    trained = table[table['trained']].set_index(place)['q'].rename('trained')
+    others = table[~table['trained']].groupby(place)['q'].agg(least='min', mean='mean', most='max')
+    found = others.join(trained).loc[trained.index, ['trained', *others]]
+    above, below = found['trained'] > found['most'], found['trained'] < found['least']
+    return found.assign(training=np.select([above, below], ['raised', 'lowered'], 'neither'))
+
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #51e239a4
+def plot_channel_q(
+    table:pd.DataFrame, # As `convolutional_table` makes it
+    measure:str, # One of its measures
+    ax:Axes, # Drawn on
+)->Axes: # The same
+    "Q* of each layer: the trained network in color, the range of untrained ones in gray"
+    rows = against_untrained(table).loc[measure]
+    ax.fill_between(rows.index, rows['least'], rows['most'], color='#e6e6e6', linewidth=0)
+    ax.plot(rows.index, rows['mean'], color='#666666', label='untrained')
+    ax.plot(rows.index, rows['trained'], color='#0072B2', marker='o', label='trained')
+    ax.tick_params(axis='x', rotation=60)
+    ax.set(title=measure, ylim=(0, None))
+    return ax
