@@ -41,7 +41,7 @@ evolution: env ## evolve networks under fixed and switching goals, six arms of f
 	  from modspec.studies.causes.evolution import six_arms; \
 	  six_arms(each=Pool().map).to_csv('results/evolution.csv', index=False)"
 
-convolutional: env ## train a convolutional network on MNIST, and compare its channels with untrained ones (20 minutes)
+convolutional: env ## train a convolutional network on MNIST, and compare its channels with untrained ones (8 minutes on an idle core)
 	@$(RUN_ONE_THREAD) python -c "from modspec.core.data import load_dataset; \
 	  from modspec.studies.upstream_downstream.convolutional import ConvolutionalTraining, convolutional_table; \
 	  table = convolutional_table(load_dataset('mnist'), ConvolutionalTraining(most_epochs=6)); \

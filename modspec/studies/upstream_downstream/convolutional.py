@@ -9,7 +9,7 @@ __all__ = ['FACTOR', 'PLATEAU', 'PATIENCE', 'N_POSITIONS', 'CHANNEL_MEASURES', '
            'channel_association', 'channel_associations', 'channel_clusters', 'convolutional_table',
            'against_untrained', 'plot_channel_q']
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #847f8792
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #4e68bf47
 import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -32,7 +32,7 @@ from ...core.streams import generators
 from ...measures.communities import effective_number, maximize
 from ...networks.residual import RESIDUAL_LAYERS, ResidualNetwork, init_residual
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #2b922411
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #2667b581
 @dataclass(frozen=True)
 class ConvolutionalTraining:
     "How a convolutional network is trained; `ValueError` for a value out of range"
@@ -49,7 +49,7 @@ class ConvolutionalTraining:
         check_number('rate', self.rate, 0, 1)
         check_whole('batch', self.batch, 2, 100_000)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #07c21f2d
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #aaa86cac
 def square_images(
     digits:Digits, # Of as many pixels as a square has
 )->Tensor: # In [0, 1], shape (images, 1, side, side)
@@ -59,14 +59,14 @@ def square_images(
         raise ValueError(f'images must be square, got {digits.images.shape[1]} pixels')
     return as_inputs(digits.images).view(-1, 1, side, side)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #d735293e
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #a5e00ae4
 def squared_weights(
     net:ResidualNetwork, # Weights of two or more axes count
 )->Tensor: # A number
     "The sum of all squared weights, without biases and normalizations"
     return torch.stack([(w**2).sum() for w in net.parameters() if w.ndim > 1]).sum()
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #9b6c769a
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #603cb6de
 @torch.no_grad()
 def seen_loss(
     net:ResidualNetwork, # Put into evaluation mode
@@ -78,7 +78,7 @@ def seen_loss(
     z = torch.cat([net(part) for part in images.split(500)])
     return F.cross_entropy(z, labels).item(), (z.argmax(1) == labels).float().mean().item()
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #13b8008a
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #d9881c25
 def residual_epoch(
     net:ResidualNetwork, # Trained in place
     images:Tensor, # Shape (images, 1, side, side)
@@ -97,7 +97,7 @@ def residual_epoch(
         optimizer.step()
         bar.update(len(index))
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #917a9656
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #d66a58f2
 FACTOR, PLATEAU, PATIENCE = .25, 3, 6 # The rate falls to; epochs until it does, and until the end
 
 def train_residual(
@@ -127,7 +127,7 @@ def train_residual(
     net.eval()
     return pd.DataFrame(rows)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #a4d49d0c
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #eabb1ff1
 N_POSITIONS = 32 # Of each layer, at most
 
 @torch.no_grad()
@@ -140,7 +140,7 @@ def draw_positions(
     sizes = [h[0, 0].numel() for h in net.layers(images[:1])]
     return [torch.randperm(size, generator=rng)[:N_POSITIONS] for size in sizes]
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #db8b42ea
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #b8800d43
 def at_positions(
     h:Tensor, # Values of a layer, shape (..., channels, height, width)
     where:Tensor, # Numbers of positions, shape (positions,)
@@ -148,7 +148,7 @@ def at_positions(
     "What the channels say at some positions"
     return h.flatten(-2)[..., where].movedim(-1, 0)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #f52e4380
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #55398de2
 @torch.no_grad()
 def channel_covariances(
     net:ResidualNetwork, # In evaluation mode
@@ -166,7 +166,7 @@ def channel_covariances(
     return [(total / len(images) - m[:, :, None] * m[:, None]).mean(0)
             for total, m in zip(second, means)]
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #1d7851c8
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #030f4eb0
 @torch.no_grad()
 def channel_input_jacobians(
     net:ResidualNetwork, # In evaluation mode
@@ -184,7 +184,7 @@ def channel_input_jacobians(
                 totals[k] = totals[k] + (J @ J.mT).mean(0)
     return [total / len(images) for total in totals]
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #32018b90
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #78d87836
 def channel_output_jacobians(
     net:ResidualNetwork, # In evaluation mode
     images:Tensor, # Shape (images, 1, side, side)
@@ -201,7 +201,7 @@ def channel_output_jacobians(
             totals[k] = totals[k] + (G.mT @ G).mean(0)
     return [total / len(images) for total in totals]
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #72c14d2c
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #77c9fc6f
 def channel_association(
     M:Tensor, # Symmetric, shape (channels, channels)
     *, normalized:bool, # By the sizes of the channels?
@@ -211,7 +211,7 @@ def channel_association(
     A = (M.abs() + M.mT.abs()) / 2
     return (A / (size[:, None] * size) if normalized else A).fill_diagonal_(0)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #954d83c0
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #7691573a
 CHANNEL_MEASURES:dict[str, Callable[..., list[Tensor]]] = {
     'covariance': channel_covariances, 'input jacobian': channel_input_jacobians,
     'output jacobian': channel_output_jacobians}
@@ -233,7 +233,7 @@ def channel_associations(
         found[name + ', normalized'] = [channel_association(m, normalized=True) for m in M]
     return found
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #e4d6354d
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #ddd55df0
 def channel_clusters(
     matrices:dict[str, list[Tensor]], # Of `channel_associations`
     *, seed:int, # Of the search
@@ -247,7 +247,7 @@ def channel_clusters(
                              clusters=effective_number(labels)))
     return pd.DataFrame(rows)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #019db946
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #64fb1fc8
 CONVOLUTIONAL_SEED = 286_436_723 # The source's first
 
 def convolutional_table(
@@ -269,7 +269,7 @@ def convolutional_table(
         tables.append(table.assign(**about))
     return pd.concat(tables, ignore_index=True)
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #9ebd1e4f
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #4b92efb5
 def against_untrained(
     table:pd.DataFrame, # As `convolutional_table` makes it
 )->pd.DataFrame: # Rows: measure and layer; columns `trained`, `least`, `mean`, `most`, `training`
@@ -281,7 +281,7 @@ def against_untrained(
     above, below = found['trained'] > found['most'], found['trained'] < found['least']
     return found.assign(training=np.select([above, below], ['raised', 'lowered'], 'neither'))
 
-# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #51e239a4
+# %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #ab98d02f
 def plot_channel_q(
     table:pd.DataFrame, # As `convolutional_table` makes it
     measure:str, # One of its measures
