@@ -351,7 +351,7 @@ def test_weights_that_are_no_numbers_are_refused():
         community_structure(stack, None, HOW)
 
 
-@pytest.mark.parametrize('bad', [dict(q_draws=1), dict(q_trials=0), dict(q_trials=1.5)])
+@pytest.mark.parametrize('bad', [dict(q_draws=1), dict(q_trials=-1), dict(q_trials=1.5)])
 def test_settings_have_ranges(bad):
     with pytest.raises(ValueError, match=f'{[*bad][0]} must be a whole number'):
         make_parameters(bad, Training, ('graph',))

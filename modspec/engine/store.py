@@ -11,6 +11,7 @@ __all__ = ['ARRAYS', 'WEIGHTS', 'NOTEBOOK', 'TABLES', 'COLUMNS', 'RUN_FILE', 'im
 # %% ../../nbs/engine/store.ipynb #a8ba3479
 import ast, hashlib, io, json, re, sys, tokenize
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -160,11 +161,12 @@ def run_manifest(
 # %% ../../nbs/engine/store.ipynb #d747b21f
 def is_asked(
     measure:str, # Its name
-    own:dict, # Its settings, from `measuring_identity`
+    config:RunConfig, # A run
+    change:dict, # One of its ways of measuring
 )->bool:
     "Whether a measure is to be taken: all are, but for those whose deciding setting is 0"
     deciding = entries('measure')[measure].about.get('asked_by')
-    return deciding is None or deciding in own
+    return deciding is None or bool((asdict(config.settings) | change)[deciding])
 
 # %% ../../nbs/engine/store.ipynb #5a7bb0a8
 def lacking(
@@ -176,8 +178,8 @@ def lacking(
     today, done = codes(config) if outdated else {}, manifest['measured'] if manifest else []
     there = [(m['measure'], m['settings']) for m in done
              if not outdated or m['code'] == today.get(m['measure'])]
-    wanted = [(name, own) for name in config.study.measures for change in config.measuring
-              if is_asked(name, own := measuring_identity(config, name, change))]
+    wanted = [(name, measuring_identity(config, name, change)) for name in config.study.measures
+              for change in config.measuring if is_asked(name, config, change)]
     return [one for i, one in enumerate(wanted) if one not in there and one not in wanted[:i]]
 
 # %% ../../nbs/engine/store.ipynb #fbf58799

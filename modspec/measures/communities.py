@@ -128,6 +128,7 @@ def community_structure(
 # %% ../../nbs/measures/communities.ipynb #72267aa7
 REGISTERED = [dict(
     kind='measure', name='communities', object='community_structure', needs=['graph'],
+    asked_by='q_trials',
     values={
         'q_max': dict(axes=[], label='largest Q', range=[0, 1], null='layer'),
         'q_max_layer_mean': dict(
@@ -152,8 +153,8 @@ REGISTERED = [dict(
         'n_communities': dict(axes=[], label='communities', null='untrained'),
     },
     settings={
-        # Searches for the best division, of which the best counts
-        'q_trials': dict(default=5, least=1, most=10_000),
+        # Searches for the best division, of which the best counts; 0: not taken
+        'q_trials': dict(default=5, least=0, most=10_000),
         # Shuffled networks of each null
         'q_draws': dict(default=10, least=2, most=10_000),
     },

@@ -32,6 +32,6 @@ REGISTERED = [dict(kind='study', name='upstream_downstream', object='UPSTREAM_DO
 UPSTREAM_DOWNSTREAM = Study(
     'upstream_downstream',
     'Clustering units by upstream and downstream information (Lange, Rolnick & Kording 2022)',
-    WatchedTraining, ('layers', 'modules'),
+    WatchedTraining, ('layers', 'graph', 'modules'),
     'modspec.studies.upstream_downstream.run:layered_networks', names=(('activation', ''),),
     ledger='modspec.studies.upstream_downstream.claims:LAYERS_LEDGER', compares=True)
