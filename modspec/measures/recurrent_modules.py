@@ -55,9 +55,9 @@ def recurrent_modules(
     *, bar:tqdm|None=None, # Not used
 )->dict[str, Tensor]: # As registered, each float64, shape (networks,)
     "Modules of all units, against sub-networks and each other; `ValueError` for bad weights"
-    task, split = task_named(parameters.task), stack.architecture.groups().cpu()
-    pairs = held_out_pairs(dataset.test, allowed=task.allowed,
-                           n_subnetworks=images_per_example(stack.architecture, task))
+    task, model = task_named(parameters.task), stack.architecture
+    split, n_images = torch.as_tensor(model.groups()).cpu(), images_per_example(model, task)
+    pairs = held_out_pairs(dataset.test, n_subnetworks=n_images, allowed=task.allowed)
     x, _ = gather_batch(dataset.test, pairs[None, :, :parameters.module_pairs])
     A = {name: M.cpu() for name, M in recurrent_associations(stack, x).items()}
     modules, values = layer_modules(A, stack.seeds), dict[str, list[float]]()
