@@ -78,8 +78,8 @@ def with_all_connections_they_are_not(evidence:Evidence)->Finding:
                         for name in DECIDING}, lambda e: -.1 < e.low and e.high < .1)
 
 # %% ../../../nbs/studies/upstream_downstream/across.ipynb #af386e5c
-@claim(ACROSS_CLAIMS, 'Ours', 'Rank correlation of agreement with p, mean over seeds, at most -0.8, '
-       'for each of three associations.', needs=KNOWN)
+@claim(ACROSS_CLAIMS, 'Ours', 'Rank correlation of agreement with p, mean over seeds, at most '
+       '-0.8, for each of three associations.', needs=KNOWN)
 def more_connections_less_agreement(evidence:Evidence)->Finding:
     "The more connections, the less do modules coincide with sub-networks."
     return judged_each({name: trend(beyond_chance(evidence, name)) for name in DECIDING},
@@ -155,14 +155,14 @@ def figure_across(
     "Agreement of modules with sub-networks, and Q*, over sparsities; dashed: before training"
     fig, axes = plt.subplots(1, 2, figsize=(PAGE_WIDTH, 2.8))
     def q(line, trained): return across_values(evidence, f'q_recurrent_{line}', trained)
-    panels = {'agreement beyond chance': (partial(beyond_chance, evidence), (*ACROSS_LINES,)),
-              '$Q^*$': (q, DECIDING)}
-    for ax, (words, (values, lines)) in zip(axes, panels.items()):
-        points = across_points(evidence, values, lines)
-        for line in lines:
-            label, color, marker = ACROSS_LINES[line]
-            draw_line(ax, points[points['line'] == line], label, color=color, marker=marker)
-        finish(ax, points, 'sparsity', words, (-.03, 1.03) if ax is axes[0] else (-.02, .62))
+    panels = [across_points(evidence, partial(beyond_chance, evidence), [*ACROSS_LINES]),
+              across_points(evidence, q, DECIDING)]
+    for ax, points in zip(axes, panels):
+        for line, (label, color, marker) in ACROSS_LINES.items():
+            rows = points[points['line'] == line]
+            if len(rows): draw_line(ax, rows, label, color=color, marker=marker)
+    finish(axes[0], panels[0], 'sparsity', 'agreement beyond chance')
+    finish(axes[1], panels[1], 'sparsity', '$Q^*$', (-.02, .62))
     return share_legend(fig, axes, ncols=4)
 
 # %% ../../../nbs/studies/upstream_downstream/across.ipynb #0de903f5
