@@ -31,7 +31,8 @@ NAN, INF = math.nan, math.inf
 # What is legal, said once more: nothing here is taken from the package
 WHOLE = {  # name: (least, most)
     'n_hidden': (2, 10_000), 'n_bottleneck': (1, 10_000), 'n_subnetworks': (1, 10), 'n_steps': (2, 1000),
-    'n_pairs': (0, 100_000_000), 'settle': (0, 1_000_000), 'cost_every': (0, 1_000_000)}
+    'n_pairs': (0, 100_000_000), 'settle': (0, 1_000_000), 'cost_every': (0, 1_000_000),
+    'module_pairs': (0, 1_000_000)}
 WHOLE |= {f'{part}epochs': (1, 10_000) for part in ('', 'bottleneck_', 'readout_', 'mask_')}
 WHOLE |= {f'{part}batch_size': (1, 1_000_000) for part in ('', 'readout_', 'mask_')}
 FRACTIONS = ['mask_fraction', 'decay', 'connection_decay', 'readout_decay']  # in (0, 1]

@@ -21,5 +21,6 @@ DIGIT_PAIRS = Study(
     stacked='sparsity', needed=('sparsity',), names=(('sparsity', 'p'),),
     only_on=(('bottleneck', 'bottleneck'), ('weight_mask', 'standard'),
              ('correlation', 'standard'), ('clusterability', 'standard'),
-             ('communities', 'standard'), ('pair_adaptation', 'standard')),
+             ('communities', 'standard'), ('pair_adaptation', 'standard'),
+             ('recurrent_modules', 'standard')),
     ledger='modspec.studies.digit_pairs.claims:PAIRS_LEDGER', compares=True)

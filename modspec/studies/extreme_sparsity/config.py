@@ -56,7 +56,7 @@ STUDY = Study(
     untrained='modspec.studies.extreme_sparsity.run:sparse_networks',
     stacked='sparsity', needed=('sparsity',), names=(('sparsity', 'p'),),
     only_on=(('bottleneck', 'bottleneck'), ('weight_mask', 'standard'),
-             ('correlation', 'standard')),
+             ('correlation', 'standard'), ('recurrent_modules', 'standard')),
     ledger='modspec.studies.extreme_sparsity.claims:SPARSITY_LEDGER')
 
 # %% ../../../nbs/studies/extreme_sparsity/config.ipynb #b02468ac
