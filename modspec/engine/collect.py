@@ -43,7 +43,9 @@ def run_tables(
         parts['networks'].append(mine.assign(variation=variation) if variation else mine)
         parts['history'].append(rows_of_way(tables['history'], n, 0, to))
         for name in measures:
-            one, way = there[measure_key(name, measuring_identity(run, name, change))]
+            key = measure_key(name, measuring_identity(run, name, change))
+            if key not in there: continue # nobody asked for it
+            one, way = there[key]
             rows = rows_of_way(tables['values'], n, way, to)
             parts['values'].append(rows[rows['measure'].isin([*one['values']])])
     return {name: pd.concat(of_run, ignore_index=True) for name, of_run in parts.items()}

@@ -248,8 +248,9 @@ def watching(
     "Who looks at the networks on images kept aside, if any are"
     share = getattr(parameters, 'validation', 0.)
     if not share: return None
-    parts = [part.to(trained.device) for part in kept_aside(n_images, share, trained.seeds)]
-    return Watch(trained, optimizer, *parts, parameters.plateau, parameters.patience)
+    training, aside = (part.to(trained.device)
+                       for part in kept_aside(n_images, share, trained.seeds))
+    return Watch(trained, optimizer, training, aside, parameters.plateau, parameters.patience)
 
 # %% ../../nbs/training/loop.ipynb #1c4b18b3
 @torch.no_grad()
@@ -299,7 +300,7 @@ def train_by_epoch(
     causes = acting(trained, parameters, n_training_steps(dataset, stack.architecture, parameters))
     for epoch in range(1, n_epochs(stack.architecture, parameters) + 1):
         pairs = epoch_pairs(dataset.train.labels, n_pairs, streams, n_images, task.allowed,
-                            watch and watch.training)
+                            watch.training if watch else None)
         done = train_epoch(trained, dataset.train, pairs, parameters,
                            [optimizer for optimizer, _ in optimizers], epoch, bar, causes)
         if watch is None: yield trained.detached(), *done

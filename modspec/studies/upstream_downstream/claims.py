@@ -86,7 +86,7 @@ def more_dropout_more_modular(evidence:Evidence)->Finding:
     "The more dropout, the more modular a layer."
     layers = trained_layers(evidence)
     names = [name for name in layers.index.unique('variation') if name.startswith('dropout_')]
-    if len(names) < 4: raise Undecidable(f'needs four strengths of dropout or more, got {len(names)}')
+    if len(names) < 3: raise Undecidable(f'needs three strengths of dropout, got {len(names)}')
     order = ['baseline', *sorted(names, key=lambda name: int(name.rpartition('_')[2]))]
     means = layers.groupby(level='variation').mean().loc[order]
     rho = {name: spearmanr(range(len(order)), means[f'q_{name}']).statistic for name in MEASURES}
@@ -94,7 +94,8 @@ def more_dropout_more_modular(evidence:Evidence)->Finding:
                   '; '.join(f'{name} {r:.2f}' for name, r in rho.items()))
 
 # %% ../../../nbs/studies/upstream_downstream/claims.ipynb #3dbb3fc2
-@claim(LAYERS_CLAIMS, 'Figures', f'For each measure: mean z of the baseline above {BEYOND_DOUBT:g}.')
+@claim(LAYERS_CLAIMS, 'Figures',
+       f'For each measure: mean z of the baseline above {BEYOND_DOUBT:g}.')
 def learning_makes_layers_modular(evidence:Evidence)->Finding:
     "Layers become modular by learning alone."
     layers, columns = trained_layers(evidence), [f'q_{name}' for name in MEASURES]
@@ -177,11 +178,11 @@ def dropout_brings_families_together(evidence:Evidence)->Finding:
 def dropout_acts_in_every_layer_alike(evidence:Evidence)->Finding:
     "Dropout does the same in every layer."
     layers = trained_layers(evidence)
-    ends = sorted(layers.index.unique('layer'))
+    at, ends = layers.index.get_level_values('layer'), sorted(layers.index.unique('layer'))
     if len(ends) < 2: raise Undecidable('needs networks of several hidden layers')
     point, parts, said = strongest(layers, 'dropout'), {}, []
     for name in MEASURES:
-        two = [shift_of(layers.xs(layer, level='layer', drop_level=False), point, f'q_{name}').mean()
+        two = [shift_of(layers[at == layer], point, f'q_{name}').mean()
                for layer in (ends[0], ends[-1])]
         parts[name] = min(two) * max(two) > 0 and min(map(abs, two)) > max(map(abs, two)) / 2
         said.append(f'{name} {two[0]:.2f} and {two[1]:.2f}')
@@ -226,13 +227,15 @@ def modules_are_not_size(evidence:Evidence)->Finding:
                   '; '.join(f'{" ".join(key)} {e}' for key, e in found.items()))
 
 # %% ../../../nbs/studies/upstream_downstream/claims.ipynb #eed11ef0
-@claim(LAYERS_CLAIMS, 'Ours', 'The effect of dropout 0.5 on the mean over the eight Q after a fixed, '
-       'large number of epochs minus the same with early stopping: above 0 (whole interval).')
+@claim(LAYERS_CLAIMS, 'Ours', 'The effect of dropout 0.5 on the mean over the eight Q after a '
+       'fixed, large number of epochs minus the same with early stopping: above 0 (whole interval).')
 def stopping_early_hides_modules(evidence:Evidence)->Finding:
     "Layers would be more modular under dropout if training went on."
     folder = evidence.beside and evidence.beside / 'layers_overtrained'
-    if not folder or not folder.is_dir(): raise Undecidable('needs networks that did not stop early')
-    both = [mean_q(counting(measured_layers(table))) for table in (read_table(folder), evidence.table)]
+    if not folder or not folder.is_dir():
+        raise Undecidable('needs networks that did not stop early')
+    both = [mean_q(counting(measured_layers(table)))
+            for table in (read_table(folder), evidence.table)]
     for layers in both:
         if 'dropout_10' not in layers.index.unique('variation'):
             raise Undecidable('needs networks under dropout_10 that know their task')

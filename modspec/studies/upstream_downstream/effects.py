@@ -18,8 +18,7 @@ from ...analysis.tables import read_table
 from ...core.registry import entries
 
 # %% ../../../nbs/studies/upstream_downstream/effects.ipynb #2ad0e900
-ABOUT = {name: about for entry in entries('measure').values()
-         for name, about in entry.about['values'].items()}
+ABOUT = entries('measure')['associations'].about['values']
 MEASURES = [name.removeprefix('clusters_') for name in ABOUT if name.startswith('clusters_')]
 FAMILY = {name: 'upstream' if name.startswith('input') else 'downstream' for name in MEASURES}
 LAYER = ['variation', 'seed', 'layer'] # What a layer is named by
