@@ -79,6 +79,9 @@ class Plan:
     causes_layers: tuple[tuple[int, ...], ...] = ((64, 64), (256, 256, 256, 256))  # Networks whose graphs are cut
     causes_graphs: int = 3  # Graphs of each
     causes_reproduced: str | None = 'config/causes/quick.yaml'  # A sweep to reproduce, if any
+    modules_config: str = 'config/upstream_downstream/base.yaml'  # A sweep whose first networks are measured
+    modules_images: int = 10_000  # Test images that they are shown
+    modules_hessians: int = 1000  # The same, for the double backward
 
 
 QUICK = Plan(quick=True, dataset='digits', threads=(1,), seconds=0.05, rounds=2, long_rounds=1, networks=(1, 3),
@@ -86,7 +89,8 @@ QUICK = Plan(quick=True, dataset='digits', threads=(1,), seconds=0.05, rounds=2,
              N=(50, 100), T=(2, 5), p=(0.01, 1.), memory_stages=('training', 'weight_mask'), config=None,
              project='benchmarks/tiny.yaml', project_pairs=(640, 1280), causes_layers=((8, 8),), causes_graphs=2,
              causes_retina='benchmarks/tiny_causes.yaml', causes_digits='benchmarks/tiny_pairs.yaml',
-             causes_reproduced=None)
+             causes_reproduced=None, modules_config='config/upstream_downstream/smoke.yaml', modules_images=100,
+             modules_hessians=50)
 
 
 def machine(plan: Plan) -> Iterator[Rows]:
@@ -156,8 +160,16 @@ def causes(plan: Plan) -> Iterator[Rows]:
     yield [dict(device=plan.device, threads=1, **row) for rows in found for row in rows]
 
 
+def modules(plan: Plan) -> Iterator[Rows]:
+    "Time and memory of units that function alike: associations, modules, their agreement, and training"
+    config = str(ROOT / plan.modules_config)
+    yield cell('alike', 1, plan.device, config=config, images=plan.modules_images, hessians=plan.modules_hessians,
+               rounds=plan.long_rounds)
+    yield cell('epochs', 1, plan.device, config=config, rounds=plan.long_rounds)
+
+
 SECTIONS = {section.__name__: section for section in
-            (machine, training, reference, metrics, memory, startup, scaling, sweep, causes)}
+            (machine, training, reference, metrics, memory, startup, scaling, sweep, causes, modules)}
 
 
 def about(plan: Plan, load: float) -> dict:

@@ -27,6 +27,7 @@ from benchmarks.clock import (
     spread,
     training_clock,
 )
+from benchmarks.modules import alike, epochs
 from benchmarks.operations import Product, flops_per_pair, step_products
 from modspec.core.data import Dataset, load_dataset
 from modspec.core.files import read_manifest
@@ -203,11 +204,11 @@ class Enough(Exception):
 class StopAfter:
     "Stands in for a progress bar, and ends the work after some steps"
 
-    def __init__(self, steps: int): self.left = steps
+    def __init__(self, steps: int): self.n, self.steps = 0, steps
 
     def update(self, n: int = 1):
-        self.left -= n
-        if self.left <= 0: raise Enough
+        self.n += n
+        if self.n >= self.steps: raise Enough
 
 
 def memory(dataset: str, device: str, stage: str, networks: int, n_pairs: int) -> Rows:
@@ -317,7 +318,8 @@ def untrained_graphs(hidden: list[int], n: int) -> Iterator[np.ndarray]:
 
 
 CELLS: dict[str, Callable[..., Rows]] = {cell.__name__: cell for cell in
-                                         (machine, training, plain, metrics, memory, scaling, run, clustering)}
+                                         (machine, training, plain, metrics, memory, scaling, run, clustering,
+                                          alike, epochs)}
 
 
 if __name__ == '__main__':

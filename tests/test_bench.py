@@ -130,6 +130,11 @@ def test_quick(tmp_path):
     assert {'training', 'adaptation', 'communities', 'n-cut, nulls', 'peak memory'} <= {*causes['retina'].index}
     assert {'training', 'weight_mask', 'clusterability', 'total'} <= {*causes['digit_pairs, each'].index}
     assert causes['n-cut, 784-8-8-10']['modspec, n-cut'] > 0
+    modules = tables['modules'].set_index(['part', 'what'])['value']
+    assert modules.index.is_unique and (modules > 0).all()
+    assert {'associations, layer 1', 'together', 'peak memory'} <= {*modules['one network'].index}
+    assert {'closed form', 'double backward', 'ratio'} == {*modules['Hessian, layer 1'].index}
+    assert {'stack', 'plain loop', 'ratio, plain loop'} <= {*modules['training'].index}
     about, = json.loads((tmp_path / 'machine.json').read_text())
     assert about['plan']['quick'] and about['cores'] == os.cpu_count() and set(about['tables']) == set(SECTIONS)
 
