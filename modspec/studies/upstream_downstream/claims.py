@@ -228,7 +228,7 @@ def modules_are_not_size(evidence:Evidence)->Finding:
 
 # %% ../../../nbs/studies/upstream_downstream/claims.ipynb #eed11ef0
 @claim(LAYERS_CLAIMS, 'Ours', 'The effect of dropout 0.5 on the mean over the eight Q after a '
-       'fixed, large number of epochs minus the same with early stopping: above 0 (whole interval).')
+       'fixed, large number of epochs minus the same with early stopping: above 0.')
 def stopping_early_hides_modules(evidence:Evidence)->Finding:
     "Layers would be more modular under dropout if training went on."
     folder = evidence.beside and evidence.beside / 'layers_overtrained'

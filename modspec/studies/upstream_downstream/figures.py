@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REGULARISERS', 'SIDE', 'doses', 'draw_doses', 'figure_regularised', 'figure_layers', 'figure_untrained',
-           'agreement_map', 'figure_agreement', 'network_values', 'figure_side', 'correlations']
+           'agreement_map', 'figure_agreement', 'side_values', 'figure_side', 'correlations']
 
 # %% ../../../nbs/studies/upstream_downstream/figures.ipynb #7defb8c6
 from collections.abc import Sequence
@@ -148,7 +148,7 @@ def figure_agreement(
 SIDE = {'accuracy': 'accuracy', 'weight_norm': 'norm of weights', 'density': 'weights in use',
         'state_rank': 'rank of states', 'dead_units': 'dead units a layer', 'ncut': 'n-cut'}
 
-def network_values(
+def side_values(
     table:pd.DataFrame, # Table of values of a sweep
     trained:bool=True, # The networks after training, or before
 )->pd.DataFrame: # Index `variation, seed`; those of `SIDE` that there are, means over layers
@@ -160,7 +160,7 @@ def network_values(
 # %% ../../../nbs/studies/upstream_downstream/figures.ipynb #e64355fe
 @use_style()
 def figure_side(
-    values:pd.DataFrame, # From `network_values`, after training
+    values:pd.DataFrame, # From `side_values`, after training
     begun:pd.DataFrame, # The same, before training
 )->Figure: # Page width
     "Accuracy, weights and states along the strengths: a line for each seed, and their mean"
