@@ -44,8 +44,8 @@ import typer
 
 from benchmarks import causes as costs
 from benchmarks import commands
+from benchmarks.cells import MEASURED_ON
 from benchmarks.commands import ROOT, Rows, cell
-from modspec.studies.extreme_sparsity.config import STUDY
 
 ARCHITECTURES = 'standard', 'bottleneck'
 
@@ -64,7 +64,7 @@ class Plan:
     networks: tuple[int, ...] = (1, 4, 10, 20, 50, 100)  # Sizes of the stack
     reference_networks: tuple[int, ...] = (1, 10, 50)  # The same, against the plain network
     memory_networks: tuple[int, ...] = (1, 10, 50, 100)  # The same, for memory
-    memory_stages: tuple[str, ...] = ('training', *dict(STUDY.only_on))
+    memory_stages: tuple[str, ...] = ('training', *MEASURED_ON)
     base_networks: int = 10  # Where the size is not varied
     n_pairs: int = 0  # Pairs per epoch of the metrics; 0: as many as a run has
     pairs: tuple[int, ...] = (4000, 8000, 16_000, 32_000)  # Ladders of the section scaling

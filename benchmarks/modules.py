@@ -15,7 +15,6 @@ from modspec.core.data import Dataset, Digits, as_inputs
 from modspec.engine.config import load_config
 from modspec.engine.plan import RunConfig
 from modspec.engine.run import data_of_run, untrained_networks
-from modspec.measures.alignment import aligned
 from modspec.measures.associations import (
     EXAMPLES_AT_ONCE,
     associations,
@@ -85,6 +84,7 @@ def hessian_rows(stack: Stack, x: Tensor, y: Tensor, rounds: int, device: str) -
 
 def alike(device: str, config: str, images: int, hessians: int, rounds: int) -> Rows:
     "One network after an epoch of training: associations, modules and their agreement, by layer and in all"
+    from modspec.measures.alignment import aligned  # Brings scikit-learn, which no other cell is to hold in memory
     run, data, stack = first_run(config, device)
     stack, _ = train(stack[0], data, replace(run.settings, epochs=1))
     x, y = as_inputs(data.test.images[:images]), data.test.labels[:images]
