@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from modspec.core.files import read_manifest
 from modspec.core.registry import entries
 from modspec.engine import collect, doctor, notebook, run, sweep
 from modspec.engine.options import assigned
-from modspec.engine.plan import Study, make_run
+from modspec.engine.plan import Study, make_run, study_named
 from modspec.studies.extreme_sparsity.config import ARCHITECTURES, sparsity_run
 
 MODSPEC = Path(sys.executable).with_name('modspec')
@@ -338,12 +339,14 @@ def test_sweeps_and_figures_refuse(there):
     assert [path.name for path in there.iterdir()] == ['sweep.yaml']
 
 
-def test_what_a_study_does_not_have(there):
-    "Figures and claims of the second one are still to come"
+def test_what_a_study_does_not_have(there, monkeypatch):
+    "A study may have no figures and no claims yet"
     Path('layers.yaml').write_text('study: upstream_downstream\nseeds: 1\n'
                                    'settings: {layers: "8", epochs: 1, n_pairs: 100}\n')
     swept(Path('layers.yaml'), there / 'results')
     before = contents(there)
+    monkeypatch.setattr('modspec.engine.notebook.repository', lambda: there)
+    monkeypatch.setattr(cli, 'study_named', lambda name: replace(study_named(name), ledger=''))
     for command, message in dict(figures='has no figures yet', claims='has no claims yet').items():
         answer = invoke(command, 'results')
         assert f'upstream_downstream {message}' in one_line(answer.exit_code, answer.stderr)

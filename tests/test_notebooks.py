@@ -25,6 +25,7 @@ from modspec.engine.notebook import (
     check_injected,
     draw_figures,
     execute,
+    figure_notebooks,
     notebook_parameters,
     repository,
     run_notebook,
@@ -381,7 +382,7 @@ def test_executed_run_of_layers(tmp_path):
     path = run_notebook(config, tmp_path / 'out')
     assert_executed(path / NOTEBOOK)
     assert len(outputs(path / NOTEBOOK, 'image/png')) == 1 and '>accuracy<' in outputs(path / NOTEBOOK, 'text/html')[-1]
-    with pytest.raises(ResultError, match='upstream_downstream has no figures yet'): draw_figures(path)
+    with pytest.raises(ResultError, match='no_such has no figures yet'): figure_notebooks('no_such')
 
 
 def test_executed_figures(smoke):
