@@ -22,8 +22,10 @@ LEGAL = {value: about.get('range', [0, torch.inf]) for entry in ENTRIES.values()
          for value, about in entry.about['values'].items()}
 AXES = {value: about['axes'] for entry in ENTRIES.values() for value, about in entry.about['values'].items()}
 UNREAD = dict(bottleneck=['W_br', 'b_br'], correlation=['W_hr', 'b_hr'], states=['W_hr', 'b_hr'],
+              recurrent_modules=['b_hr'],
               links=['W_ih', 'b_ih', 'b_hh', 'W_hr', 'b_hr'])  # weights that a measure never looks at
-PARAMETERS = Parameters(n_pairs=1600, batch_size=16, mask_batch_size=32, mask_fraction=.3)
+PARAMETERS = Parameters(n_pairs=1600, batch_size=16, mask_batch_size=32, mask_fraction=.3, module_pairs=60)
+SEARCHED = 'q_recurrent', 'clusters_recurrent', 'split_ecs', 'ecs_updown'  # by a search, which begins somewhere
 every_measure = pytest.mark.parametrize('name', MEASURES)
 
 
@@ -58,6 +60,11 @@ def changed(stack, weights):
 def home(name):
     "The module that a measure stands in"
     return sys.modules[MEASURES[name].__module__]
+
+
+def exact(values):
+    "What does not hang on where a search for the best division began"
+    return {name: array for name, array in values.items() if not name.startswith(SEARCHED)}
 
 
 def assert_close(first, second, tolerance):
@@ -171,11 +178,11 @@ def carry_scores(monkeypatch, rearrange, undo):
 def test_order_of_units_does_not_matter(monkeypatch, name, S):
     stack = networks(name, S)
     orders = [torch.randperm(10, generator=torch.Generator().manual_seed(n)) for n in range(S)]
-    before = MEASURES[name](stack, DATA, PARAMETERS)
+    before = exact(MEASURES[name](stack, DATA, PARAMETERS))
     shuffled = changed(stack, reordered(stack.weights, orders))
     back = [order.argsort() for order in orders]
     carry_scores(monkeypatch, lambda weights: reordered(weights, orders), lambda weights: reordered(weights, back))
-    assert_close(MEASURES[name](shuffled, DATA, PARAMETERS), before, .005)
+    assert_close(exact(MEASURES[name](shuffled, DATA, PARAMETERS)), before, .005)
 
 
 @pytest.mark.provokes('metric contract')
@@ -184,7 +191,7 @@ def test_exchanged_sub_networks(monkeypatch, name):
     """Sub-networks that exchange places and images, while sub-tasks keep their names, exchange their values; the start
     of scores and read-outs, which is drawn by position, goes with them"""
     stack = networks(name)
-    before = MEASURES[name](stack, DATA, PARAMETERS)
+    before = exact(MEASURES[name](stack, DATA, PARAMETERS))
     def exchange(weights): return {key: w.flip(1) for key, w in weights.items()}
     carry_scores(monkeypatch, exchange, exchange)
     retrain = bottleneck.retrain_readouts
@@ -198,7 +205,7 @@ def test_exchanged_sub_networks(monkeypatch, name):
         return x.flip(1), shown
     for module in {loop, home(name)}:  # states are gathered in one of them, or in both
         if hasattr(module, 'gather_batch'): monkeypatch.setattr(module, 'gather_batch', gather_exchanged)
-    after = MEASURES[name](changed(stack, exchange(stack.weights)), DATA, PARAMETERS)
+    after = exact(MEASURES[name](changed(stack, exchange(stack.weights)), DATA, PARAMETERS))
     # shares of a mask are counted where its scores are, which have gone with the weights
     gone = [metric for metric, axes in AXES.items() if 'subnetwork' not in axes] + ['weight_mask']
     flipped = {metric: array if metric in gone else array.flip(1 + AXES[metric].index('subnetwork'))

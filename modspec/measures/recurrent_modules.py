@@ -58,7 +58,7 @@ def recurrent_modules(
     task, model = task_named(parameters.task), stack.architecture
     split, n_images = torch.as_tensor(model.groups()).cpu(), images_per_example(model, task)
     pairs = held_out_pairs(dataset.test, n_subnetworks=n_images, allowed=task.allowed)
-    x, _ = gather_batch(dataset.test, pairs[None, :, :parameters.module_pairs])
+    x, _ = gather_batch(dataset.test, pairs[None, :, :parameters.module_pairs], 'fp32')
     A = {name: M.cpu() for name, M in recurrent_associations(stack, x).items()}
     modules, values = layer_modules(A, stack.seeds), dict[str, list[float]]()
     for name, graphs in A.items():
