@@ -16,7 +16,7 @@ from modspec.engine.config import load_config
 from modspec.engine.notebook import draw_figures
 from modspec.engine.run import run
 from modspec.engine.status import is_collected, meaning
-from modspec.engine.store import TABLES, WEIGHTS
+from modspec.engine.store import TABLES, WEIGHTS, asked_measures
 
 FILES = {f'{name}.parquet' for name in TABLES}
 
@@ -50,7 +50,7 @@ def test_tables_of_a_sweep(there):
     assert manifest['files'].keys() == FILES and manifest['config'] == meaning(load_config(config))
     assert list(manifest['runs']) == list(load_config(config).runs()) and len(manifest['runs']) == 8
     assert all(one.keys() == {'device', 'threads', 'versions', 'seconds'} for one in manifest['runs'].values())
-    assert manifest['codes'].keys() == {'training', *load_config(config).study.measures}
+    assert manifest['codes'].keys() == {'training', *asked_measures(next(iter(load_config(config).runs().values())))}
     for codes in manifest['codes'].values(): assert [*codes.values()] == [list(manifest['runs'])]
     networks = read_table(results, 'networks')
     assert networks['network'].tolist() == [*range(8)]

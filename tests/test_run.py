@@ -29,7 +29,7 @@ from modspec.engine.measure import applies, has, tidy
 from modspec.engine.plan import make_run
 from modspec.engine.progress import LogLines, ProgressFile, progress_bar
 from modspec.engine.run import run, untrained_networks
-from modspec.engine.store import NOTEBOOK, TABLES, WEIGHTS, lacking, run_manifest
+from modspec.engine.store import NOTEBOOK, TABLES, WEIGHTS, asked_measures, lacking, run_manifest
 from modspec.engine.weights import load_networks, save_networks
 from modspec.measures.correlation import correlation_metric
 from modspec.measures.performance import evaluate
@@ -431,7 +431,7 @@ def test_a_measure_that_fails_keeps_the_networks(tmp_path, monkeypatch):
         with pytest.raises(KeyError, match='a bug'): run(config, tmp_path / 'out')
         manifest = read_manifest(tmp_path / 'out')
         assert lacking(manifest, config) == [('bad', {})]
-        assert {one['measure'] for one in manifest['measured']} == {*config.study.measures} - {'bad'}
+        assert {one['measure'] for one in manifest['measured']} == {*asked_measures(config)} - {'bad'}
         monkeypatch.setattr(engine, 'train', None)
         monkeypatch.setattr(sys.modules['modspec_plugin_bad'], 'bad',
                             lambda stack, *_, bar: dict(bad=stack.weights['W_hh'].norm(dim=(2, 3))))

@@ -41,7 +41,7 @@ from modspec.engine.progress import LogLines, ProgressFile, progress_file, read_
 from modspec.engine.remeasure import measure_results, trained_again
 from modspec.engine.run import run
 from modspec.engine.status import is_collected, meaning, planned, sweep_status
-from modspec.engine.store import NOTEBOOK, TABLES, is_finished
+from modspec.engine.store import NOTEBOOK, TABLES, asked_measures, is_finished
 from modspec.engine.sweep import run_sweep, sweep_progress
 
 FILES = {f'{name}.parquet' for name in TABLES} | {'manifest.json'}
@@ -311,7 +311,7 @@ def test_measure_only_what_is_named(there):
     measure_results(folder, ['performance', 'correlation'])
     assert {one['measure'] for one in read_manifest(folder)['measured']} == {'performance', 'correlation'}
     measure_results('results')
-    assert {one['measure'] for one in read_manifest(folder)['measured']} == {*asked.study.measures}
+    assert {one['measure'] for one in read_manifest(folder)['measured']} == {*asked_measures(asked)}
 
 
 def test_measure_again_what_other_code_has_measured(there, monkeypatch):

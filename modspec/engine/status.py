@@ -21,8 +21,8 @@ from .config import load_config
 from .identity import difference, recorded_run, recorded_sweep
 from .plan import RunConfig, SweepConfig, study_named
 from .progress import progress_file, read_progress
-from .store import (NOTEBOOK, another, codes, damages, is_finished, lacking,
-    older_parts, training_part)
+from .store import (NOTEBOOK, another, asked_measures, codes, damages, is_finished,
+    lacking, older_parts, training_part)
 
 # %% ../../nbs/engine/status.ipynb #99f9ba4b
 def run_state(
@@ -217,8 +217,8 @@ def is_collected(
     try: read_manifest(results)
     except ResultError: return False
     same = all(found.get(name) == asked.get(name) for name in ('axes', 'seeds', 'variations'))
-    measures = [entries('measure')[name] for name in sweep.study.measures]
-    wanted = {value for measure in measures for value in measure.about['values']}
+    measures = {name for run in sweep.runs().values() for name in asked_measures(run)}
+    wanted = {value for name in measures for value in entries('measure')[name].about['values']}
     return same and not manifest.get('missing') and wanted <= {*manifest['measures']}
 
 # %% ../../nbs/engine/status.ipynb #61f2ecf4

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ARRAYS', 'WEIGHTS', 'NOTEBOOK', 'TABLES', 'COLUMNS', 'RUN_FILE', 'imported', 'without_comments', 'sources',
            'code_hash', 'acting_causes', 'training_part', 'computing', 'codes', 'another', 'run_manifest', 'is_asked',
-           'lacking', 'measure_key', 'measured_ways', 'rows_of_way', 'is_finished', 'older_parts', 'unsound', 'damage',
-           'damages']
+           'asked_measures', 'lacking', 'measure_key', 'measured_ways', 'rows_of_way', 'is_finished', 'older_parts',
+           'unsound', 'damage', 'damages']
 
 # %% ../../nbs/engine/store.ipynb #a8ba3479
 import ast, hashlib, io, json, re, sys, tokenize
@@ -108,7 +108,7 @@ def codes(
     config:RunConfig, # A run
 )->dict[str, str]: # By part
     "The hashes of today's code for the training and the measures of a run"
-    parts = 'training', *config.study.measures
+    parts = 'training', *asked_measures(config)
     return {part: code_hash(*computing(config, part)) for part in parts}
 
 # %% ../../nbs/engine/store.ipynb #402f6b24
@@ -167,6 +167,14 @@ def is_asked(
     "Whether a measure is to be taken: all are, but for those whose deciding setting is 0"
     deciding = entries('measure')[measure].about.get('asked_by')
     return deciding is None or bool((asdict(config.settings) | change)[deciding])
+
+# %% ../../nbs/engine/store.ipynb #c83359cf
+def asked_measures(
+    config:RunConfig, # A run
+)->list[str]: # Names
+    "The measures that are to be taken, in one way or another"
+    return [name for name in config.study.measures
+            if any(is_asked(name, config, change) for change in config.measuring)]
 
 # %% ../../nbs/engine/store.ipynb #5a7bb0a8
 def lacking(

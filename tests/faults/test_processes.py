@@ -35,7 +35,7 @@ from modspec.engine.processes import owned
 from modspec.engine.progress import ProgressFile
 from modspec.engine.run import run
 from modspec.engine.status import sweep_status, verify_results
-from modspec.engine.store import NOTEBOOK, TABLES, WEIGHTS, is_finished
+from modspec.engine.store import NOTEBOOK, TABLES, WEIGHTS, asked_measures, is_finished
 from modspec.engine.sweep import run_sweep
 from modspec.studies.extreme_sparsity.config import sparsity_run
 from modspec.training.loop import NonFiniteLoss
@@ -618,7 +618,7 @@ def test_no_room_for_the_seal_of_a_run(there, monkeypatch):
         target.write_text('{}')
 
     monkeypatch.setattr(notebook, 'execute', executed)
-    spared = 1 + len(CONFIG.study.measures)  # that of the training, and one after each measure
+    spared = 1 + len(asked_measures(CONFIG))  # that of the training, and one after each measure
     with full_at('manifest.json', monkeypatch, spared=spared), pytest.raises(RunFailed, match='p=0.07 .*too large'):
         run_notebook(CONFIG, Path('out'))
     assert contents('older') == before and verify_results('out')[1] == {} and not list(there.glob('.*'))
