@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARRAYS', 'WEIGHTS', 'NOTEBOOK', 'TABLES', 'COLUMNS', 'RUN_FILE', 'imported', 'without_comments', 'sources',
-           'code_hash', 'acting_causes', 'training_part', 'computing', 'codes', 'another', 'run_manifest', 'is_asked',
-           'asked_measures', 'lacking', 'measure_key', 'measured_ways', 'rows_of_way', 'is_finished', 'older_parts',
+           'code_hash', 'acting_causes', 'training_part', 'computing', 'is_asked', 'asked_measures', 'codes', 'another',
+           'run_manifest', 'lacking', 'measure_key', 'measured_ways', 'rows_of_way', 'is_finished', 'older_parts',
            'unsound', 'damage', 'damages']
 
 # %% ../../nbs/engine/store.ipynb #a8ba3479
@@ -103,6 +103,24 @@ def computing(
     modules = [entry.module for entry in (*trains, *acting_causes(config))]
     return [config.study.untrained.partition(':')[0], 'modspec.training.loop', *modules, *used]
 
+# %% ../../nbs/engine/store.ipynb #d747b21f
+def is_asked(
+    measure:str, # Its name
+    config:RunConfig, # A run
+    change:dict, # One of its ways of measuring
+)->bool:
+    "Whether a measure is to be taken: all are, but for those whose deciding setting is 0"
+    deciding = entries('measure')[measure].about.get('asked_by')
+    return deciding is None or bool((asdict(config.settings) | change)[deciding])
+
+# %% ../../nbs/engine/store.ipynb #c83359cf
+def asked_measures(
+    config:RunConfig, # A run
+)->list[str]: # Names
+    "The measures that are to be taken, in one way or another"
+    return [name for name in config.study.measures
+            if any(is_asked(name, config, change) for change in config.measuring)]
+
 # %% ../../nbs/engine/store.ipynb #8e650534
 def codes(
     config:RunConfig, # A run
@@ -157,24 +175,6 @@ def run_manifest(
     changed = another(manifest, config)
     if changed: raise ResultError(f'{folder} holds another run ({changed}); {advice}')
     return manifest
-
-# %% ../../nbs/engine/store.ipynb #d747b21f
-def is_asked(
-    measure:str, # Its name
-    config:RunConfig, # A run
-    change:dict, # One of its ways of measuring
-)->bool:
-    "Whether a measure is to be taken: all are, but for those whose deciding setting is 0"
-    deciding = entries('measure')[measure].about.get('asked_by')
-    return deciding is None or bool((asdict(config.settings) | change)[deciding])
-
-# %% ../../nbs/engine/store.ipynb #c83359cf
-def asked_measures(
-    config:RunConfig, # A run
-)->list[str]: # Names
-    "The measures that are to be taken, in one way or another"
-    return [name for name in config.study.measures
-            if any(is_asked(name, config, change) for change in config.measuring)]
 
 # %% ../../nbs/engine/store.ipynb #5a7bb0a8
 def lacking(
