@@ -5,25 +5,24 @@
 # %% auto #0
 __all__ = ['LAYERS_CLAIMS', 'NAMES', 'BEYOND_DOUBT', 'LAYERS_LEDGER', 'trained_layers', 'enter_regulariser',
            'dropout_does_more_than_prices', 'more_dropout_more_modular', 'learning_makes_layers_modular',
-           'known_agreements', 'apart', 'measures_of_a_family_agree', 'upstream_and_downstream_find_different_modules',
+           'known_agreements', 'measures_of_a_family_agree', 'upstream_and_downstream_find_different_modules',
            'across_families_is_chance', 'agreement_is_learned', 'dropout_brings_families_together',
            'dropout_acts_in_every_layer_alike', 'modules_are_arrangement', 'mean_q', 'modules_are_not_size',
            'stopping_early_hides_modules', 'layers_claims']
 
 # %% ../../../nbs/studies/upstream_downstream/claims.ipynb #c4c90370
-from collections.abc import Sequence
-
 import pandas as pd
 from scipy.stats import spearmanr
 
-from ...analysis.evidence import Estimate, Evidence, Finding, Undecidable
+from ...analysis.evidence import Evidence, Finding, Undecidable
 from ...analysis.evidence import estimate, judged, judged_each
 from ...analysis.ledger import Claim, Ledger, claim
 from ...analysis.tables import read_table
-from .effects import MEASURES, agreement_of, agreements
+from .effects import MEASURES, agreement_by_seed, agreement_of
+from .effects import agreements
 from .effects import beyond_untrained, counting, measured_layers
 from .effects import pairs_of, shift_of, strongest
-from .effects import untrained_layers
+from .effects import strengths_of, untrained_layers
 
 # %% ../../../nbs/studies/upstream_downstream/claims.ipynb #97b8e781
 LAYERS_CLAIMS:dict[str, Claim] = {} # By name
@@ -85,9 +84,9 @@ def dropout_does_more_than_prices(evidence:Evidence)->Finding:
 def more_dropout_more_modular(evidence:Evidence)->Finding:
     "The more dropout, the more modular a layer."
     layers = trained_layers(evidence)
-    names = [name for name in layers.index.unique('variation') if name.startswith('dropout_')]
+    names = strengths_of(layers, 'dropout')
     if len(names) < 3: raise Undecidable(f'needs three strengths of dropout, got {len(names)}')
-    order = ['baseline', *sorted(names, key=lambda name: int(name.rpartition('_')[2]))]
+    order = ['baseline', *names]
     means = layers.groupby(level='variation').mean().loc[order]
     rho = {name: spearmanr(range(len(order)), means[f'q_{name}']).statistic for name in MEASURES}
     return judged({name: r > .8 for name, r in rho.items()},
@@ -113,16 +112,6 @@ def known_agreements(
     found = agreements(evidence.table)
     return found[found.index.droplevel(['measure', 'against']).isin(layers.index)]
 
-# %% ../../../nbs/studies/upstream_downstream/claims.ipynb #2fbcb453
-def apart(
-    found:pd.DataFrame, # From `agreements`
-    kinds:Sequence[str], # Two of 'upstream', 'downstream', 'across'
-    weight:float=1., # Of the second
-)->Estimate:
-    "Agreement of one kind minus that of another, seed by seed"
-    one, other = (pairs_of(found, kind)['adjusted'].groupby(level='seed').mean() for kind in kinds)
-    return estimate((one - weight * other).dropna())
-
 # %% ../../../nbs/studies/upstream_downstream/claims.ipynb #8c2ebbad
 @claim(LAYERS_CLAIMS, 'Lange et al. 2022',
        'Adjusted similarity of different questions of one family, all networks, upstream and '
@@ -140,8 +129,11 @@ def measures_of_a_family_agree(evidence:Evidence)->Finding:
 def upstream_and_downstream_find_different_modules(evidence:Evidence)->Finding:
     "What units have in common upstream and downstream are different modules."
     found = known_agreements(evidence)
-    return judged_each({f'across minus half {kind}': apart(found, ('across', kind), .5)
-                        for kind in ('upstream', 'downstream')}, lambda e: e.high < 0)
+    across = agreement_by_seed(found, 'across')
+    less = {f'across minus half {kind}': across - agreement_by_seed(found, kind) / 2
+            for kind in ('upstream', 'downstream')}
+    return judged_each({name: estimate(x.dropna()) for name, x in less.items()},
+                       lambda e: e.high < 0)
 
 # %% ../../../nbs/studies/upstream_downstream/claims.ipynb #3bcb424a
 @claim(LAYERS_CLAIMS, 'Ours', 'Adjusted similarity across the families within 0.05 of 0 (whole '
@@ -157,9 +149,10 @@ def across_families_is_chance(evidence:Evidence)->Finding:
 def agreement_is_learned(evidence:Evidence)->Finding:
     "Measures of a family agree because of what was learned."
     now, before = known_agreements(evidence), agreements(evidence.table, trained=False)
-    def means(found, kind): return pairs_of(found, kind)['adjusted'].groupby(level='seed').mean()
-    return judged_each({kind: estimate((means(now, kind) - means(before, kind)).dropna())
-                        for kind in ('upstream', 'downstream')}, lambda e: e.low > 0)
+    more = {kind: agreement_by_seed(now, kind) - agreement_by_seed(before, kind)
+            for kind in ('upstream', 'downstream')}
+    return judged_each({kind: estimate(x.dropna()) for kind, x in more.items()},
+                       lambda e: e.low > 0)
 
 # %% ../../../nbs/studies/upstream_downstream/claims.ipynb #f74716de
 @claim(LAYERS_CLAIMS, 'Ours', 'Adjusted similarity across the families under the strongest '

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from ...analysis.plot import PAGE_WIDTH, settled, use_style
 from .effects import ABOUT, FAMILY, MEASURES, counting
+from .effects import strengths_of
 
 # %% ../../../nbs/studies/upstream_downstream/figures.ipynb #23edee17
 REGULARISERS = {'l2': ('L2', 'o', 'C0'), 'l1': ('L1', 'D', 'C1'), 'dropout': ('dropout', '*', 'C3')}
@@ -27,9 +28,8 @@ def doses(
     family:str, # One of `REGULARISERS`
 )->pd.DataFrame: # Columns `mean` and `sem`, index: how far from weakest (0, none) to strongest (1)
     "A value along the strengths of a regulariser, over seeds of means over layers"
-    names = [name for name in layers.index.unique('variation')
-             if name.rpartition('_')[0] == family]
-    number = {name: int(name.rpartition('_')[2]) for name in names} | {'baseline': 0}
+    number = {name: int(name.rpartition('_')[2]) for name in strengths_of(layers, family)}
+    number['baseline'] = 0
     here = layers.loc[layers.index.get_level_values('variation').isin(number), column]
     means = here.groupby(level=['variation', 'seed']).mean().unstack('seed')
     found = pd.DataFrame(dict(mean=means.mean(axis=1), sem=means.sem(axis=1)))
@@ -169,9 +169,7 @@ def figure_side(
                              figsize=(PAGE_WIDTH, .95 * len(there)), squeeze=False)
     for row, name in zip(axes, there):
         for ax, (family, (title, _, color)) in zip(row, REGULARISERS.items()):
-            names = ['baseline', *sorted((v for v in values.index.unique('variation')
-                                          if v.rpartition('_')[0] == family),
-                                         key=lambda v: int(v.rpartition('_')[2]))]
+            names = ['baseline', *strengths_of(values, family)]
             wide = values[name].unstack('seed').loc[names]
             ax.plot(range(len(names)), wide, color='.75', linewidth=.4)
             ax.plot(range(len(names)), wide.mean(axis=1), color=color, linewidth=1)
