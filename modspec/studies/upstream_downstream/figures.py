@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from ...analysis.plot import PAGE_WIDTH, settled, use_style
 from .effects import ABOUT, FAMILY, MEASURES, counting
-from .effects import strengths_of
+from .effects import networks_when, strengths_of
 
 # %% ../../../nbs/studies/upstream_downstream/figures.ipynb #23edee17
 REGULARISERS = {'l2': ('L2', 'o', 'C0'), 'l1': ('L1', 'D', 'C1'), 'dropout': ('dropout', '*', 'C3')}
@@ -153,8 +153,7 @@ def side_values(
     trained:bool=True, # The networks after training, or before
 )->pd.DataFrame: # Index `variation, seed`; those of `SIDE` that there are, means over layers
     "One row for every network, whether it has learned its task or not"
-    rows = table[(table['trained'] == trained) & table['measure'].isin([*SIDE])]
-    if 'variation' not in rows: rows = rows.assign(variation='baseline')
+    rows = networks_when(table[table['measure'].isin([*SIDE])], trained)
     return rows.pivot_table(index=['variation', 'seed'], columns='measure', values='value')
 
 # %% ../../../nbs/studies/upstream_downstream/figures.ipynb #e64355fe
