@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['REGULARISERS', 'SIDE', 'doses', 'draw_doses', 'figure_regularised', 'figure_layers', 'figure_untrained',
-           'agreement_map', 'figure_agreement', 'side_values', 'figure_side', 'correlations']
+           'agreement_map', 'draw_numbers', 'figure_agreement', 'side_values', 'figure_side', 'correlations',
+           'figure_correlations']
 
 # %% ../../../nbs/studies/upstream_downstream/figures.ipynb #7defb8c6
 from collections.abc import Sequence
@@ -121,6 +122,24 @@ def agreement_map(
     order = sorted(MEASURES, key=lambda name: FAMILY[name] == 'downstream')
     return means.reindex(index=order, columns=order)
 
+# %% ../../../nbs/studies/upstream_downstream/figures.ipynb #67db07c3
+def draw_numbers(
+    ax:Axes, # Where
+    table:pd.DataFrame, # Of numbers
+    low:float, # End of the scale
+    high:float, # The other
+)->None:
+    "A table as colors, with its numbers and names"
+    ax.imshow(table, vmin=low, vmax=high, cmap='viridis' if low >= 0 else 'RdBu_r')
+    for (i, j), value in np.ndenumerate(table.to_numpy()):
+        middle = abs(value) < .6 * high if low < 0 else value > .6 * high
+        ax.text(j, i, f'{value:.2f}', ha='center', va='center', fontsize=4.5,
+                color='black' if middle else 'white')
+    words = [name.removeprefix('q_').replace('_', ' ').replace('normalized', 'norm.')
+             for name in table]
+    ax.set_xticks(range(len(words)), words, rotation=60, ha='right', fontsize=5)
+    ax.set_yticks(range(len(words)), words, fontsize=5)
+
 # %% ../../../nbs/studies/upstream_downstream/figures.ipynb #845ab5e9
 @use_style()
 def figure_agreement(
@@ -131,13 +150,7 @@ def figure_agreement(
     fig, axes = plt.subplots(1, len(maps), figsize=(PAGE_WIDTH, 2.9), squeeze=False, sharey=True)
     for ax, (title, table) in zip(axes[0], maps.items()):
         low, high = limits.get(title, (0, 1))
-        ax.imshow(table, vmin=low, vmax=high, cmap='viridis' if low >= 0 else 'RdBu_r')
-        for (i, j), value in np.ndenumerate(table.to_numpy()):
-            ax.text(j, i, f'{value:.2f}', ha='center', va='center', fontsize=4.5,
-                    color='black' if low < 0 or value > .6 * high else 'white')
-        words = [name.replace('_', ' ').replace('normalized', 'norm.') for name in table]
-        ax.set_xticks(range(len(words)), words, rotation=60, ha='right', fontsize=5)
-        ax.set_yticks(range(len(words)), words, fontsize=5)
+        draw_numbers(ax, table, low, high)
         half = sum(FAMILY[name] == 'upstream' for name in table) - .5
         ax.axhline(half, color='red', linewidth=.6)
         ax.axvline(half, color='red', linewidth=.6)
@@ -187,3 +200,15 @@ def correlations(
 )->pd.DataFrame: # Columns by columns
     "Spearman's rank correlations over the rows that have all values"
     return values[[*columns]].dropna().corr(method='spearman')
+
+# %% ../../../nbs/studies/upstream_downstream/figures.ipynb #0c2f89d9
+@use_style()
+def figure_correlations(
+    tables:dict[str, pd.DataFrame], # From `correlations`, by title
+)->Figure: # Page width
+    "Which values go together, as colors and numbers"
+    fig, axes = plt.subplots(1, len(tables), figsize=(PAGE_WIDTH, 2.9), squeeze=False)
+    for ax, (title, table) in zip(axes[0], tables.items()):
+        draw_numbers(ax, table, -1, 1)
+        ax.set_title(title)
+    return settled(fig)
