@@ -1,7 +1,7 @@
 """The website's API cards and links: signatures as they are written, sources folded away, links that stay in the site.
 
 Named in settings.ini: `renderer` draws a card for every exported definition, `procs` work on each chapter after nbdev's
-own. A name in backticks is a link if the chapter defines or imports it; a word that happens to be somewhere's name is none.
+own. A name in backticks is a link if the chapter defines or imports it, for many a word is also a name somewhere else.
 """
 
 import ast
