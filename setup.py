@@ -1,4 +1,4 @@
-"""Package metadata, read from settings.ini: edit there, not here. A wheel also takes along what modspec computes with."""
+"""Package metadata, read from settings.ini: edit there, not here. A wheel also gets the files that it lists."""
 
 from configparser import ConfigParser
 from pathlib import Path
