@@ -405,16 +405,19 @@ def doctor_command():
 @app.command('explore', context_settings=dict(allow_extra_args=True, ignore_unknown_options=True))
 def explore_command(context:typer.Context):
     """
-    Open nbs/explorer/explore.ipynb in JupyterLab. Anything that follows is passed on to it.
+    Open the explorer in JupyterLab: nbs/explorer/explore.ipynb of a checkout, or else a copy in
+    this folder. Anything that follows is passed on to JupyterLab.
 
     Examples: `modspec explore` and `modspec explore --no-browser --port 8889`
     """
-    from modspec.engine.notebook import repository
+    from modspec.core.shipped import PACKED, repository, working_copy
     with clear_errors():
-        notebook = repository() / 'nbs' / 'explorer' / 'explore.ipynb'
+        root = repository()
+        notebook = root / 'nbs' / 'explorer' / 'explore.ipynb'
         if not notebook.is_file():
             raise FileNotFoundError(f'{notebook} is missing; update the checkout with: git pull')
         if not find_spec('jupyterlab'):
             raise ValueError('JupyterLab is not installed; get it with: pip install jupyterlab')
+        if root.name == PACKED: notebook = working_copy(notebook, Path())
         command = [sys.executable, '-m', 'jupyterlab', str(notebook), *context.args]
         os.execv(sys.executable, command) # JupyterLab takes over: Ctrl-C is its own

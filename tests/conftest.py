@@ -65,14 +65,17 @@ def checkout(tmp_path, monkeypatch):
     return make
 
 
-@pytest.fixture
-def clean_checkout(tmp_path) -> Path:
+def copied_checkout(folder: Path) -> Path:
     "A copy of what a clone would hold: all that git knows, or would be asked to"
     command = ['git', 'ls-files', '-co', '--exclude-standard', '-z']
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for file in {Path(name) for name in listed.split('\0') if name}:
-        source, target = ROOT / file, tmp_path / 'clone' / file
+        source, target = ROOT / file, folder / file
         if not source.is_symlink() and not source.is_file(): continue  # removed, but not committed yet
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, target, follow_symlinks=False)
-    return tmp_path / 'clone'
+    return folder
+
+
+@pytest.fixture
+def clean_checkout(tmp_path) -> Path: return copied_checkout(tmp_path / 'clone')

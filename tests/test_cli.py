@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from modspec import cli
 from modspec.analysis.tables import read_table
 from modspec.cli import app
+from modspec.core import shipped
 from modspec.core import sparsity as numbers
 from modspec.core.files import read_manifest
 from modspec.core.registry import entries
@@ -528,7 +529,7 @@ def test_doctor(monkeypatch, there):
     assert answer.exit_code == 0  # MNIST is missing, but not needed
     lines = {line.split()[0]: line for line in answer.stdout.splitlines() if line[0] == ' ' and '→' not in line}
     assert lines['torch'].split() == ['torch', version('torch')] and 'products in bf16' in lines['processor']
-    assert {'snakemake', 'python', 'threads', 'disk', 'digits', 'checkout'} <= lines.keys() and 'pytest' not in lines
+    assert {'snakemake', 'python', 'threads', 'disk', 'digits', 'files'} <= lines.keys() and 'pytest' not in lines
     assert '! mnist         not found\n' in answer.stdout and '--download' in answer.stdout.split('→')[1]
 
 
@@ -539,13 +540,13 @@ def test_doctor_names_libraries_that_are_missing(monkeypatch, needs, advice):
     monkeypatch.setattr(doctor, 'requires', lambda name: ['pyyaml', needs])
     answer = invoke('doctor')
     assert answer.exit_code == 1 and answer.stdout.splitlines()[-1].endswith(f'→ {advice}')
-    assert 'checkout' not in answer.stdout
+    assert 'files' not in answer.stdout
 
 
 def test_explore(there, monkeypatch):
     calls = []
     monkeypatch.setattr(cli.os, 'execv', lambda path, command: calls.append(command))
-    monkeypatch.setattr(notebook, 'repository', lambda: there)
+    monkeypatch.setattr(shipped, 'repository', lambda: there)
     answer = invoke('explore')
     assert f'{there}/nbs/explorer/explore.ipynb is missing; ' in one_line(answer.exit_code, answer.stderr) and not calls
     (there / 'nbs' / 'explorer').mkdir(parents=True)

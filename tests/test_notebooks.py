@@ -182,11 +182,6 @@ def test_notebook_without_its_tag_is_refused(tmp_path, checkout):
     assert not (tmp_path / 'out' / 'manifest.json').exists()
 
 
-def test_no_checkout(tmp_path, monkeypatch):
-    monkeypatch.setattr(pages.resources, 'files', lambda name: tmp_path / name)
-    with pytest.raises(ResultError, match='is no checkout of modspec; clone the repository and install'): repository()
-
-
 # one run
 
 @pytest.mark.provokes('illegal values')

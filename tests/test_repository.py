@@ -1,4 +1,4 @@
-"""The repository around the code: versions, the picture of the house, the wheel, and what notebooks may hold."""
+"""The repository around the code: versions, the picture of the house, and what notebooks may hold."""
 
 import csv
 import json
@@ -6,12 +6,9 @@ import os
 import re
 import subprocess
 import sys
-from configparser import ConfigParser
 from pathlib import Path
-from zipfile import ZipFile
 
 import pytest
-import yaml
 from conftest import COMMITTED
 from test_architecture import IMPORTS, folder
 
@@ -68,25 +65,7 @@ def test_links_of_contributing():
     for target in re.findall(r'\]\((?!https?:|#)([^)]+)\)', text): assert (ROOT / target).exists(), target
 
 
-def test_the_wheel_holds_every_module(clean_checkout, tmp_path):
-    "Also those of folders within folders"
-    command = [sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-q', '-w', tmp_path]
-    answer = subprocess.run([*command, clean_checkout], env=environment(clean_checkout), capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    (wheel,) = tmp_path.glob('*.whl')
-    inside = {file for file in ZipFile(wheel).namelist() if file.startswith('modspec/')}
-    wanted = {path.relative_to(ROOT).as_posix() for path in (ROOT / 'modspec').rglob('*.py')}
-    assert wanted <= inside
-
-
 # versions
-
-def test_citation_names_the_version():
-    settings = ConfigParser(delimiters=['='])
-    settings.read(ROOT / 'settings.ini', encoding='utf-8')
-    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text(encoding='utf-8'))
-    assert citation['version'] == settings['DEFAULT']['version']
-
 
 def constraints() -> dict[str, str]:
     "The version of every library in constraints.txt"

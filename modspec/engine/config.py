@@ -17,6 +17,7 @@ import yaml
 
 from ..core.checks import known
 from ..core.registry import add_plugin
+from ..core.shipped import find_shipped, near_config
 from .plan import RunConfig, SweepConfig, study_named
 from ..training.parameters import known_settings
 
@@ -134,18 +135,21 @@ def refuse_twice(
 
 # %% ../../nbs/engine/config.ipynb #8f2556fa
 def load_config(
-    path:str|Path, # A YAML file
+    path:str|Path, # A YAML file, or the name of one that comes with modspec
 )->SweepConfig:
     "Read and check a sweep; `ValueError` with the file's name and what is wrong with it"
+    file = find_shipped(path)
     try:
-        text = Path(path).read_text()
+        text = file.read_text()
         refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader))
         values = yaml.safe_load(text)
-    except OSError as error: raise ValueError(f'{path} cannot be read: {error.strerror}') from error
+    except OSError as error:
+        reason = f'{error.strerror}{near_config(path)}'
+        raise ValueError(f'{path} cannot be read: {reason}') from error
     except (yaml.YAMLError, ValueError) as error: # such as a date that the calendar does not have
         reason = ' '.join(str(error).split())
         raise ValueError(f'{path} is no YAML file: {reason}') from error
-    try: return make_sweep(values, Path(path).parent)
+    try: return make_sweep(values, file.parent)
     except ValueError as error:
         number = re.search(r"got '((\d+)e(-\d+))'$", str(error))
         hint = '; in YAML write {1}.0e{2}, not {0}'.format(*number.groups()) if number else ''

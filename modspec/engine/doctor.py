@@ -36,7 +36,7 @@ def libraries()->Iterator[Checked]:
     yield Checked('modspec', version('modspec'))
     for line in requires('modspec') or []:
         library = Requirement(line)
-        if library.marker and not library.marker.evaluate({'extra': 'sweep'}): continue
+        if library.marker and not library.marker.evaluate({'extra': ''}): continue
         try: found = version(library.name)
         except PackageNotFoundError: found = 'missing'
         right = found != 'missing' and library.specifier.contains(found, prereleases=True)
@@ -66,14 +66,14 @@ def machine()->Iterator[Checked]:
 
 # %% ../../nbs/engine/doctor.ipynb #1fa15c7a
 def surroundings()->Iterator[Checked]:
-    "Data and checkout"
+    "Data, and the files that come with modspec"
     from modspec.core.data import load_mnist
     from modspec.core.mnist import data_root
-    from modspec.engine.notebook import repository
+    from modspec.core.shipped import repository
     yield Checked('digits', 'embedded in scikit-learn')
     try:
         load_mnist()
         yield Checked('mnist', f'whole, in {data_root()}')
     except ValueError as error: yield Checked('mnist', 'not found', str(error), needed=False)
-    try: yield Checked('checkout', str(repository()))
-    except ValueError as error: yield Checked('checkout', 'none', str(error))
+    try: yield Checked('files', f'notebooks, workflow and configurations in {repository()}')
+    except ValueError as error: yield Checked('files', 'none', str(error))

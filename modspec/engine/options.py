@@ -32,8 +32,8 @@ def registered_names(kind:str)->Callable[[str], list[str]]: # One of `KINDS`
 
 # %% ../../nbs/engine/options.ipynb #a761adfe
 Config = Annotated[Path, typer.Argument(
-    help='A YAML file of a sweep: axes, settings, seeds; '
-         'such as config/extreme_sparsity/quick.yaml')]
+    help='A YAML file of a sweep: axes, settings, seeds; or the name of one that comes with '
+         'modspec, such as extreme_sparsity/quick or config/extreme_sparsity/quick.yaml')]
 Results = Annotated[Path, typer.Argument(help='A folder of results, such as results/quick')]
 Threads = Annotated[int, typer.Option(
     help='CPU threads; use 1 whenever several runs share the machine')]
@@ -84,7 +84,7 @@ Assignments = Annotated[list[str]|None, typer.Option(
 StudyName = Annotated[str|None, typer.Option(
     help='Which study, by default extreme_sparsity', autocompletion=registered_names('study'))]
 SweepFile = Annotated[Path|None, typer.Option(
-    help='Take all settings from this YAML file of a sweep')]
+    help='Take all settings from this YAML file of a sweep, or one that comes with modspec')]
 NameOfRun = Annotated[str|None, typer.Option(
     help='Which of its runs, such as p0.01_seeds0-4 (see: modspec sweep CONFIG --dry-run)')]
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from ..core.files import ResultError
 from ..core.registry import PLUGINS
-from .notebook import repository
+from ..core.shipped import repository
 
 # %% ../../nbs/engine/processes.ipynb #55ee9f14
 @contextmanager

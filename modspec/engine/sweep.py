@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..core.checks import check_device
 from ..core.files import ResultError, make_folder, read_manifest
+from ..core.shipped import find_shipped
 from .attempts import RunFailed
 from .config import load_config
 from .notebook import check_data
@@ -120,11 +121,12 @@ def run_sweep(
 )->Path: # The folder, with the tables of all runs
     "Compute what is missing of a sweep; `RunFailed` if a run failed twice"
     sweep, results = load_config(config), Path(results)
+    profile = find_shipped(profile) if profile else None
     folders, todo = sweep.folders(results), again(sweep, results, outdated=outdated)
     check_sweep(sweep, download=download, profile=profile, device=device)
-    make_folder(results)
     command = snakemake_command(config, results, cores or os.cpu_count() or 1, again=todo,
                                 profile=profile, device=device, outdated=outdated)
+    make_folder(results)
     log = results / 'sweep.log'
     with owned(log), open(log, 'a') as output:
         for folder in folders: forget_progress(progress_file(folder)) # of runs that were killed
