@@ -8,7 +8,8 @@ __all__ = ['PLAIN', 'app', 'OTHER_NETWORKS', 'plainly', 'degraded', 'never_fail_
            'default_results', 'say_json', 'run_of_file', 'run_command', 'number_of_runs', 'warn_of', 'computed_sweep',
            'sweep_command', 'status_command', 'sweep_trained_again', 'left_to_measure', 'measure_command',
            'reproduce_command', 'report_figures', 'figures_command', 'collect_command', 'folders_and_keys',
-           'claims_command', 'q_command', 'verify_command', 'doctor_command', 'explore_command']
+           'claims_command', 'q_command', 'verify_command', 'show_command', 'compare_command', 'doctor_command',
+           'explore_command']
 
 # %% ../nbs/cli.ipynb #6fc7563b
 import codecs, json, logging, os, signal, sys, unicodedata
@@ -490,6 +491,41 @@ def verify_command(results:Results, plugin:Plugin=None, as_json:AsJson=False):
             where = f'{len(folders)} folder{"s" * (len(folders) > 1)}'
             if not wrong: typer.echo(f'{results}: all is as it was written, in {where}')
         if wrong: raise typer.Exit(1)
+
+# %% ../nbs/cli.ipynb #0fbcce8f
+@app.command('show')
+def show_command(results:Results, plugin:Plugin=None, as_json:AsJson=False):
+    """
+    Tell what a run or a sweep is: its settings, when, where and from which commit it was computed,
+    how long each stage took, and which files there are.
+
+    Examples: `modspec show results/paper` and `modspec show results/one --json`
+    """
+    from modspec.engine.show import shown, shown_in_words
+    with clear_errors():
+        with_plugins(plugin)
+        about = shown(results)
+        if as_json: say_json(about)
+        else: typer.echo(shown_in_words(about))
+
+# %% ../nbs/cli.ipynb #ab43e7e1
+@app.command('compare')
+def compare_command(
+    a:Annotated[Path, typer.Argument(help='A folder of a run or of a sweep')],
+    b:Annotated[Path, typer.Argument(help='Another one, of networks with the same seeds')],
+    as_json:AsJson=False,
+):
+    """
+    Say which settings differ between two folders of results, and by how much what was measured:
+    means of pairs of one seed, and the interval of their difference.
+
+    Examples: `modspec compare results/paper results/mixture` and the same with `--json`
+    """
+    from modspec.analysis.compare import compared, compared_in_words
+    with clear_errors():
+        found = compared(a, b)
+        if as_json: say_json(found)
+        else: typer.echo(compared_in_words(found))
 
 # %% ../nbs/cli.ipynb #7a20998d
 @app.command('doctor')
