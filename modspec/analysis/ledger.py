@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ONE', 'TREND', 'VERDICT_COLORS', 'Folders', 'Needs', 'check_networks', 'check_near', 'Claim', 'claim', 'check_claims',
-           'mixed_evidence', 'summary', 'markdown', 'brief', 'terminal', 'beside_each_other', 'markdown_beside',
-           'terminal_beside', 'Ledger']
+           'mixed_evidence', 'summary', 'markdown', 'brief', 'beside_each_other', 'markdown_beside', 'in_words',
+           'indented', 'verdicts_beside', 'overview', 'in_full', 'selected', 'Ledger']
 
 # %% ../../nbs/analysis/ledger.ipynb #f5ffac40
 from collections.abc import Callable, Sequence
@@ -14,13 +14,14 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Console, Group
+from rich.padding import Padding
+from rich.text import Text
 
 from .evidence import (VERDICTS, Evidence, Finding, Undecidable, at_position,
     is_logarithmic, position_words, read_evidence, reading_of)
 from .tables import read_table
+from ..core.checks import check_choice, known
 
 # %% ../../nbs/analysis/ledger.ipynb #351dd6f6
 ONE = 'one connection'  # the sparsest networks there can be, p = 1/N²
@@ -176,21 +177,6 @@ def brief(
             for c in ledger.itertuples()]
     return '\n'.join(['| Verdict | Claim | Found |', '|---|---|---|', *rows])
 
-# %% ../../nbs/analysis/ledger.ipynb #0c246cea
-VERDICT_COLORS = dict(zip(VERDICTS, ('green', 'yellow', 'red', 'dim')))
-
-def terminal(
-    ledger:pd.DataFrame, # From `check_claims`
-)->Table: # To be printed by rich
-    "The ledger as a table that fits a terminal"
-    table = Table('verdict', 'claim', 'found', show_lines=True)
-    for c in ledger.itertuples():
-        found = f'{escape(c.numbers)}\n[dim]{escape(c.why)}[/]'.lstrip()
-        color = VERDICT_COLORS[c.verdict]
-        table.add_row(f'[{color}]{c.verdict}[/]',
-                      f'[bold]{c.id}[/] ({c.where})\n{escape(c.statement)}', found)
-    return table
-
 # %% ../../nbs/analysis/ledger.ipynb #a05bb0da
 def beside_each_other(
     ledgers:dict[str, pd.DataFrame], # From `check_claims`, by reading
@@ -222,19 +208,86 @@ def markdown_beside(
     return '\n'.join('| ' + ' | '.join(cell.replace('|', '\\|') for cell in row) + ' |'
                      for row in rows)
 
-# %% ../../nbs/analysis/ledger.ipynb #20968295
-def terminal_beside(
+# %% ../../nbs/analysis/ledger.ipynb #c16f84a4
+def in_words(
     ledgers:dict[str, pd.DataFrame], # From `check_claims`, by reading
-)->Table: # To be printed by rich
-    "Several readings as a table that fits a terminal"
-    table = Table('claim', *ledgers, show_lines=True)
-    for name, c in beside_each_other(ledgers).iterrows():
-        turns = '\n[bold]turns[/]' if c['turns', ''] else ''
-        cells = [f'[{VERDICT_COLORS[c["verdict", r]]}]{c["verdict", r]}[/]\n'
-                 f'{escape(c["numbers", r] or c["why", r])}' for r in ledgers]
-        table.add_row(f'[bold]{name}[/] ({c["where", ""]})\n{escape(c["statement", ""])}{turns}',
-                      *cells)
-    return table
+)->str:
+    "How many claims got which verdict, a line for every reading, and how many turn"
+    if len(ledgers) == 1: return summary(*ledgers.values())
+    turns = beside_each_other(ledgers)['turns', '']
+    return '\n'.join([*(f'{name}: {summary(ledger)}' for name, ledger in ledgers.items()),
+                      f'{turns.sum()} turn: {", ".join(turns.index[turns])}'])
+
+# %% ../../nbs/analysis/ledger.ipynb #6d5f7673
+VERDICT_COLORS = dict(zip(VERDICTS, ('green', 'yellow', 'red', 'dim')))
+
+def indented(
+    text:str|Text, # Of any length
+    by:int=4, # Columns
+    style:str='', # For rich
+)->Padding:
+    "A text that wraps within its margin"
+    return Padding(Text.assemble((text, style)) if isinstance(text, str) else text, (0, 0, 0, by),
+                   expand=False)
+
+# %% ../../nbs/analysis/ledger.ipynb #dd421192
+def verdicts_beside(
+    table:pd.DataFrame, # From `beside_each_other`
+    name:str, # A claim
+)->Text:
+    "The verdicts of all readings on a claim, in a line"
+    parts = [(f'{reading}: {verdict}', VERDICT_COLORS[verdict])
+             for reading, verdict in table.loc[name, 'verdict'].items()]
+    return Text(', ').join(Text(*part) for part in parts)
+
+# %% ../../nbs/analysis/ledger.ipynb #2ec3db41
+def overview(
+    ledgers:dict[str, pd.DataFrame], # From `check_claims`, by reading; one or several
+)->Group: # To be printed by rich
+    "All claims by their verdict; those of several readings by whether they turn"
+    table, lines, alone = beside_each_other(ledgers), [], len(ledgers) == 1
+    groups = (table['verdict'].iloc[:, 0] if alone
+              else table['turns', ''].map({True: 'turn', False: 'do not turn'}))
+    for group in (*VERDICTS, 'turn', 'do not turn'):
+        names = [*table.index[groups == group]]
+        style = f'bold {VERDICT_COLORS.get(group, "")}'.strip()
+        if names: lines.append(indented(f'{group} ({len(names)})', 0, style))
+        for name in names:
+            lines += [indented(name, 2, 'bold'), indented(table.loc[name, ('statement', '')])]
+            if not alone: lines.append(indented(verdicts_beside(table, name)))
+    return Group(*lines)
+
+# %% ../../nbs/analysis/ledger.ipynb #cf61d7db
+def in_full(
+    ledgers:dict[str, pd.DataFrame], # From `check_claims`, by reading; one or several
+)->Group: # To be printed by rich
+    "Every claim with its test, what was found, the verdict and the reason"
+    lines:list[Padding] = []
+    for name, c in next(iter(ledgers.values())).set_index('id').iterrows():
+        lines += [indented(f'{name} ({c["where"]})', 0, 'bold'), indented(c['statement'], 2)]
+        lines += [indented(f'{word}: {c[word]}', 2) for word in ('test', 'choice') if c[word]]
+        for reading, ledger in ledgers.items():
+            found = ledger.set_index('id').loc[name]
+            verdict = f'{reading}: ' * (len(ledgers) > 1) + found['verdict']
+            lines.append(indented(verdict, 2, VERDICT_COLORS[found['verdict']]))
+            lines += [indented(f'{word}: {found[column]}') for word, column
+                      in dict(found='numbers', why='why').items() if found[column]]
+    return Group(*lines)
+
+# %% ../../nbs/analysis/ledger.ipynb #cd3ce1bc
+def selected(
+    ledgers:dict[str, pd.DataFrame], # From `check_claims`, by reading
+    keys:Sequence[str]=(), # Names of claims; by default all
+    verdict:str|None=None, # One that some reading has
+)->dict[str, pd.DataFrame]:
+    "The claims of those names and that verdict; `ValueError` for a name or a verdict that is none"
+    every = next(iter(ledgers.values()))['id']
+    known(dict.fromkeys(keys), [*every], 'claim')
+    if verdict: check_choice('verdict', verdict, VERDICTS)
+    has = {name for ledger in ledgers.values()
+           for name in ledger.loc[ledger['verdict'] == verdict, 'id']}
+    names = {name for name in every if (not keys or name in keys) and (not verdict or name in has)}
+    return {reading: ledger[ledger['id'].isin(names)] for reading, ledger in ledgers.items()}
 
 # %% ../../nbs/analysis/ledger.ipynb #3af0aa11
 Folders = str | Path | Sequence[str | Path]
@@ -261,19 +314,24 @@ class Ledger:
 
     def summarized(self, results:Folders, sensitivity:str|Path|None=None)->str:
         "How many claims got which verdict, a line for every reading, and how many turn"
-        found = self.readings(results, sensitivity)
-        if len(found) == 1: return summary(*found.values())
-        turns = beside_each_other(found)['turns', '']
-        return '\n'.join([*(f'{name}: {summary(ledger)}' for name, ledger in found.items()),
-                          f'{turns.sum()} turn: {", ".join(turns.index[turns])}'])
+        return in_words(self.readings(results, sensitivity))
 
     def in_markdown(self, results:Folders, sensitivity:str|Path|None=None)->str:
         "The whole ledger as a Markdown table, with a column for every reading"
         found = self.readings(results, sensitivity)
         return markdown(*found.values()) if len(found) == 1 else markdown_beside(found)
 
-    def printed(self, results:Folders, sensitivity:str|Path|None=None)->None:
-        "Print a summary and the ledger, as wide as the terminal"
+    def printed(self, results:Folders, sensitivity:str|Path|None=None, *, keys:Sequence[str]=(),
+                verdict:str|None=None)->None:
+        "Print a summary and an overview, as wide as the terminal; or claims by name, in full"
         found = self.readings(results, sensitivity)
-        print(self.summarized(results, sensitivity))
-        Console().print(terminal(*found.values()) if len(found) == 1 else terminal_beside(found))
+        if not keys: print(in_words(found))
+        chosen = selected(found, keys, verdict)
+        Console().print(in_full(chosen) if keys else overview(chosen))
+
+    def records(self, results:Folders, sensitivity:str|Path|None=None, *, keys:Sequence[str]=(),
+                verdict:str|None=None)->list[dict]:
+        "The ledger for programs: a dictionary for each claim and reading"
+        found = selected(self.readings(results, sensitivity), keys, verdict)
+        return [dict(reading=reading) | row for reading, ledger in found.items()
+                for row in ledger.to_dict('records')]

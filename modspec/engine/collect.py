@@ -131,9 +131,10 @@ def codes_of(
 def circumstances_of(
     manifest:dict, # Of a run
 )->dict[str, Any]:
-    "Device, threads, versions and seconds of a run"
+    "Device, threads, versions, provenance and seconds of a run"
     training = manifest['training']
-    about = {name: training[name] for name in ('device', 'threads', 'versions')}
+    about = {name: training[name] for name in ('device', 'threads', 'versions', 'provenance')
+             if name in training}
     seconds = dict(training=training['seconds'])
     for one in manifest['measured']:
         name = one['measure']

@@ -48,7 +48,7 @@ def machine()->Iterator[Checked]:
     "Python, processor, threads, accelerators and room on the disk"
     import torch
 
-    from modspec.core.checks import native_bf16
+    from modspec.core.checks import native_bf16, why_no_cuda
     threads, n = os.environ.get('OMP_NUM_THREADS', 'not set'), torch.cuda.device_count()
     bf16 = 'its own' if native_bf16() else 'imitated, slowly (leave precision at fp32)'
     yield Checked('python', f'{platform.python_version()}, {sys.executable}')
@@ -59,7 +59,7 @@ def machine()->Iterator[Checked]:
     for i in range(n):
         about = torch.cuda.get_device_properties(i)
         yield Checked(f'cuda:{i}', f'{about.name}, {about.total_memory / 2**30:.0f} GiB')
-    if not n: yield Checked('cuda', 'none; runs compute on the processor')
+    if not n: yield Checked('cuda', f'none ({why_no_cuda()}); runs compute on the processor')
     free = shutil.disk_usage('.').free / 1e9
     needs = "the paper's sweep needs 0.2 GB, a cache of MNIST 0.1 GB"
     yield Checked('disk', f'{free:.0f} GB free here', '' if free > 1 else needs)
@@ -68,12 +68,15 @@ def machine()->Iterator[Checked]:
 def surroundings()->Iterator[Checked]:
     "Data, and the files that come with modspec"
     from modspec.core.data import load_mnist
-    from modspec.core.mnist import data_root
+    from modspec.core.mnist import MNIST_FILES, data_root
     from modspec.core.shipped import repository
     yield Checked('digits', 'embedded in scikit-learn')
     try:
         load_mnist()
         yield Checked('mnist', f'whole, in {data_root()}')
-    except ValueError as error: yield Checked('mnist', 'not found', str(error), needed=False)
+    except ValueError as error:
+        parts = [os.path.lexists(data_root() / 'MNIST' / 'raw' / name) for name in MNIST_FILES]
+        state = 'damaged' if all(parts) else 'incomplete' if any(parts) else 'not found'
+        yield Checked('mnist', state, str(error), needed=False)
     try: yield Checked('files', f'notebooks, workflow and configurations in {repository()}')
     except ValueError as error: yield Checked('files', 'none', str(error))

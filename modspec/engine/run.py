@@ -27,6 +27,7 @@ from .identity import (as_recorded, measuring_identity, recorded_run,
 from .measure import measured, measuring_steps, typed
 from .plan import RunConfig
 from .progress import progress_bar
+from .provenance import provenance
 from .store import (NOTEBOOK, WEIGHTS, code_hash, computing, lacking, measure_key,
     measured_ways, rows_of_way, run_manifest)
 from .weights import load_networks, save_networks
@@ -118,7 +119,8 @@ def circumstances(
     "Under which circumstances something was computed"
     versions = {name: version(name) for name in ('torch', 'numpy', 'pandas', 'modspec')}
     return dict(code=code_hash(*modules), seconds=round(seconds, 3), device=device, threads=threads,
-                versions=versions | dict(python=platform.python_version()))
+                versions=versions | dict(python=platform.python_version()),
+                provenance=provenance(device))
 
 # %% ../../nbs/engine/run.ipynb #043fd1e6
 def vouch(
