@@ -6,10 +6,12 @@
 __all__ = ['MNIST_FILES', 'DOWNLOAD_HINT', 'DatasetError', 'data_root', 'check_mnist_file', 'download_mnist', 'check_mnist']
 
 # %% ../../nbs/core/mnist.ipynb #d8267dfa
-import hashlib, os, tempfile
+import hashlib, os
 from pathlib import Path
 
 import platformdirs
+
+from .files import own_folder
 
 # %% ../../nbs/core/mnist.ipynb #68a37247
 class DatasetError(ValueError):
@@ -60,9 +62,9 @@ def download_mnist(
     raw = root / 'MNIST' / 'raw'
     try:
         raw.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix='.mnist-') as temporary:
-            MNIST(temporary, download=True)
-            fetched = [Path(temporary) / 'MNIST' / 'raw' / name for name in MNIST_FILES]
+        with own_folder(root) as temporary:
+            MNIST(str(temporary), download=True)
+            fetched = [temporary / 'MNIST' / 'raw' / name for name in MNIST_FILES]
             for path in fetched: check_mnist_file(path)
             for path in fetched: os.replace(path, raw / path.name)
     except (OSError, RuntimeError) as error:

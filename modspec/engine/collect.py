@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from ..core.files import ResultError, read_manifest, write_manifest, written_whole
-from .attempts import attempt, locked
+from modspec.core.files import (ResultError, locked, read_manifest, write_manifest,
+    written_whole)
+from .attempts import attempt
 from .config import load_config
 from .identity import measuring_identity
 from .plan import RunConfig, SweepConfig, packed

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUN_PARAMETERS', 'check_injected', 'private_sockets', 'absent', 'execute', 'notebook_parameters', 'check_data',
-           'seal', 'keep_failed', 'keep_trained', 'run_notebook', 'figure_notebooks', 'parameters_of', 'draw_figures',
-           'kill_kernels']
+           'seal', 'keep_trained', 'run_notebook', 'figure_notebooks', 'parameters_of', 'draw_figures', 'kill_kernels']
 
 # %% ../../nbs/engine/notebook.ipynb #7a7800f1
 import json, os, re, shutil, sys, tempfile
@@ -21,10 +20,11 @@ import psutil
 from tqdm.auto import tqdm
 
 from ..core.checks import check_choice, check_device, check_threads, known
-from ..core.files import ResultError, make_folder, read_manifest, write_manifest
+from modspec.core.files import (ResultError, make_folder, own_folder, read_manifest,
+    write_manifest)
 from ..core.registry import PLUGINS, entries
 from ..core.shipped import repository
-from .attempts import RunFailed, attempt, publish
+from .attempts import RunFailed, attempt, failed_folder, keep_failed, publish
 from .plan import RunConfig, study_named
 from .progress import polling, progress_file, shown_progress, watched
 from .store import NOTEBOOK, another, is_finished, lacking, older_parts, run_manifest
@@ -48,8 +48,9 @@ def check_injected(
 def private_sockets()->Iterator[Any]: # traitlets' configuration, for papermill
     "Let papermill and its kernel talk through files in a folder of their own, not through ports"
     from traitlets.config import Config
-    with tempfile.TemporaryDirectory(prefix='modspec-') as folder:
-        yield Config({'KernelManager': {'transport': 'ipc', 'ip': str(Path(folder, 'kernel'))}})
+    with own_folder(tempfile.gettempdir()) as folder:
+        files = dict(ip=str(folder / 'kernel'), connection_file=str(folder / 'kernel.json'))
+        yield Config({'KernelManager': dict(transport='ipc', **files)})
 
 # %% ../../nbs/engine/notebook.ipynb #1cbc03a0
 @contextmanager
@@ -137,19 +138,6 @@ def seal(
     if notebook.parent != folder: os.replace(notebook, folder / NOTEBOOK)
     write_manifest(folder, about, [*names, NOTEBOOK])
 
-# %% ../../nbs/engine/notebook.ipynb #65701735
-def keep_failed(
-    notebook:Path, # As far as it was executed
-    failed:Path, # Folder beside the run's
-    error:Exception, # Why
-)->None:
-    "Keep the notebook of a failed run, and the reason"
-    with suppress(OSError): # a full disk may be the reason
-        shutil.rmtree(failed, ignore_errors=True)
-        failed.mkdir()
-        (failed / 'reason.txt').write_text(f'{error}\n')
-        os.replace(notebook, failed / NOTEBOOK)
-
 # %% ../../nbs/engine/notebook.ipynb #508a78fc
 def keep_trained(
     partial:Path, # Folder of an attempt that failed
@@ -170,7 +158,7 @@ def run_notebook(
     outdated:bool=False, # Compute again what other code has computed?
 )->Path: # The folder, with the executed notebook
     "Execute the study's notebook for a run, unless it is finished; `RunFailed` if a cell fails"
-    out, how = Path(out), dict(device=device, threads=threads, outdated=outdated)
+    out, how = Path(out), dict[str, Any](device=device, threads=threads, outdated=outdated)
     notebook = repository() / 'nbs' / 'runs' / f'{config.study.name}.ipynb'
     check_device(device)
     check_threads(threads)
@@ -180,7 +168,6 @@ def run_notebook(
     check_data(config.settings.dataset, download=download)
     make_folder(out)
     place, fresh = out.resolve(), not manifest or 'training' in older # `place` is behind a link
-    failed = place.with_name(f'{place.name}.failed')
     with attempt(place) as partial:
         folder, page = partial if fresh else place, partial / NOTEBOOK
         values = notebook_parameters(config, folder, **how)
@@ -188,12 +175,17 @@ def run_notebook(
             with shown_progress(progress_file(out)): execute(notebook, page, values)
             seal(folder, page, config)
         except Exception as error:
-            keep_failed(page, failed, error)
+            keep_failed(page, place, error)
             if fresh and not manifest: keep_trained(partial, place, config)
-            raise RunFailed(f'{config.title} failed, {error}; see {failed / NOTEBOOK}') from error
-        if fresh: publish(partial, place, again=bool(manifest))
-    shutil.rmtree(failed, ignore_errors=True)
-    return out
+            kept = failed_folder(place) / NOTEBOOK
+            see = f'; see {kept}' if kept.exists() else ''
+            raise RunFailed(f'{config.title} failed, {error}{see}') from error
+        named = not fresh or publish(partial, place, again=bool(manifest))
+    shutil.rmtree(failed_folder(place), ignore_errors=True)
+    if named: return out
+    print(f'{out} was finished by another process meanwhile; that result stays, this one is '
+          'discarded', file=sys.stderr)
+    return run_notebook(config, out, download=download, **how) # it may lack a measure, or its page
 
 # %% ../../nbs/engine/notebook.ipynb #9eb7f109
 def figure_notebooks(
@@ -228,7 +220,7 @@ def draw_figures(
     notebooks, out = figure_notebooks(config['study']), Path(out or results / 'figures')
     values, n = dict(results=str(results), out=str(out), also=str(also)), len(notebooks)
     if also: read_manifest(also)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     def draw(notebook):
         own = {name: value for name, value in values.items() if name in parameters_of(notebook)}
         try: execute(notebook, partial / notebook.name, own)

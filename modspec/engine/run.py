@@ -19,9 +19,8 @@ import torch
 
 from ..core.checks import check_device, check_threads
 from ..core.data import Dataset, load_dataset
-from modspec.core.files import (ResultError, make_folder, read_manifest, write_manifest,
+from modspec.core.files import (ResultError, locked, make_folder, read_manifest, write_manifest,
     written_whole)
-from .attempts import locked
 from .identity import (as_recorded, measuring_identity, recorded_run,
     training_identity, with_ways)
 from .measure import measured, measuring_steps, typed

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..core.files import ResultError, read_manifest
 from ..core.registry import entries
+from .attempts import why_failed
 from .config import load_config
 from .identity import difference, recorded_run, recorded_sweep
 from .plan import RunConfig, SweepConfig, study_named
@@ -50,9 +51,7 @@ def why_unfinished(
     folder:Path, # Folder of a run that is not finished
 )->str:
     "Why the last attempt at a run failed, or that there is none"
-    reason = folder.with_name(f'{folder.name}.failed') / 'reason.txt'
-    try: return reason.read_text().strip()
-    except OSError: return 'no attempt has ended'
+    return why_failed(folder) or 'no attempt has ended'
 
 # %% ../../nbs/engine/status.ipynb #8c4975eb
 def sweep_status(
