@@ -11,7 +11,7 @@ RUN_ONE_THREAD := OMP_NUM_THREADS=1 $(RUN)
 # Versions that committed results were made with: make env CONSTRAINTS=constraints.txt
 CONSTRAINTS ?=
 
-.PHONY: help env figures evolution convolutional test test-slow wheel bench lab docs clean
+.PHONY: help env figures evolution convolutional test test-slow test-slurm wheel bench lab docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -61,6 +61,9 @@ test: env ## check that code and notebooks agree, lint, check types, run every n
 
 test-slow: env ## provoke every fault that nbs/faults.ipynb lists, and record what happened (1.5 hours; MODSPEC_RUNS=20: half an hour)
 	@$(RUN_ONE_THREAD) python -m pytest -m provokes --record=results/faults.csv
+
+test-slurm: env ## run sweeps on a Slurm of one node that the tests start (Linux with the packages slurm-wlm and munge; 10 minutes)
+	@$(RUN_ONE_THREAD) python -m pytest -m slurm tests/slurm
 
 # Needs no .venv: the wheel must not find anything in it.
 wheel: ## build dist/, install the wheel in an environment of its own, and reproduce smoke sweeps there from an empty folder

@@ -2,6 +2,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,44 @@ def test_states(there):
     said = ['nothing', 'train and measure', 'refused', 'being', 'measure', 'again']
     for word, line in zip(said, lines): assert word in line
     assert 'weight_mask' in lines[4] and 'correlation' not in lines[4] and contents(there) == before
+
+
+def test_starting(there):
+    "A worker that loads its libraries has an attempt and says nothing yet; of one that was killed the trace grows old"
+    first, second = load_config(write_config()).folders('results')
+    for folder in (first, second): folder.with_name(f'.{folder.name}.attempt-1').mkdir(parents=True)
+    long_ago = time.time() - 3600
+    os.utime(second.with_name(f'.{second.name}.attempt-1'), (long_ago, long_ago))
+    status = sweep_status('sweep.yaml', 'results')
+    assert [one['state'] for one in status] == ['starting', 'missing'] and '1 starting' in status_text(status)
+    assert 'being computed' in planned('sweep.yaml', 'results').splitlines()[0]
+
+
+SQUEUE = """#!/bin/sh
+echo '7|PENDING'; echo '8|RUNNING'; echo '9_1|PENDING'; echo '9_2|RUNNING'
+"""
+
+
+def test_jobs_of_a_cluster(there, monkeypatch):
+    "A run waits or starts as its last job does; what has left files is known by these"
+    folders = load_config(write_config(sparsities=[0.01, 0.1, 0.3, 0.5, 0.7, 1.])).folders('results')
+    queued, starting, *arrays, ended, running = folders
+    begun = [f'rule run:\n    jobid: {i}\n    wildcards: run={folder.name}\n' for i, folder in enumerate(folders)]
+    jobs = [f'Job {i} has been submitted with SLURM jobid {number} (log: x).\n'
+            for i, number in enumerate([6, 8, 4, 5, 10, 7])]
+    array = 'Submitted array job with Snakemake IDs 2,3 and SLURM job ID 9. The individual task IDs are 1-2.\n'
+    again = 'Job 0 has been submitted with SLURM jobid 7 (log: x).\n'
+    running.parent.mkdir(parents=True)
+    Path('results/sweep.log').write_text(''.join([*begun, *jobs, array, again]))
+    progress_file(running).write_text(json.dumps(dict(n=1, total=4, text='training')))
+    Path('squeue').write_text(SQUEUE)
+    Path('squeue').chmod(0o755)
+    monkeypatch.setenv('PATH', f'{there}{os.pathsep}{os.environ["PATH"]}')
+    states = {one['run']: one['state'] for one in sweep_status('sweep.yaml', 'results')}
+    assert [*states.values()] == ['queued', 'starting', 'queued', 'starting', 'missing', 'running']
+    assert 'queue' in planned('sweep.yaml', 'results').splitlines()[0]
+    Path('squeue').write_text('#!/bin/sh\nexit 1\n')
+    assert sweep_status('sweep.yaml', 'results')[0]['state'] == 'missing'
 
 
 def test_a_run_without_a_page_is_not_done(there):

@@ -156,9 +156,10 @@ def follow_snakemake(
     "Run Snakemake to its end; if this process is stopped meanwhile, it is stopped too"
     here = str(Path(sys.executable).parent) # where `modspec` and `snakemake` are
     path = os.pathsep.join([here, os.environ.get('PATH', '')])
+    folder = str(Path(output.name).absolute().parent) # for a profile that puts logs there
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output,
-                               stderr=subprocess.STDOUT, env=os.environ | {'PATH': path},
-                               start_new_session=True)
+                               stderr=subprocess.STDOUT, start_new_session=True,
+                               env=os.environ | {'PATH': path, 'MODSPEC_RESULTS': folder})
     try: return process.wait()
     finally:
         if process.returncode != 0: end_snakemake(process, cluster=cluster)

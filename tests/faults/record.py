@@ -18,6 +18,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line('markers', 'slow: takes more than ten seconds; `make test-slow` runs it')
+    config.addinivalue_line('markers', 'slurm: needs a Slurm of one node; `make test-slurm` starts it')
     config.addinivalue_line('markers', 'provokes(row, rounds=1): causes a fault of that row of nbs/faults.ipynb, '
                                        'so many times')
     if config.getoption('record'): config.pluginmanager.register(Record(config.getoption('record')))
