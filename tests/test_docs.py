@@ -215,6 +215,7 @@ def test_docs_of_a_clean_checkout(clean_checkout, quarto):
 def test_workflows_call_the_makefile(workflow):
     "so that what runs there can be run here"
     jobs = yaml.safe_load((ROOT / '.github' / 'workflows' / f'{workflow}.yml').read_text(encoding='utf-8'))['jobs']
-    commands = [step['run'] for job in jobs.values() for step in job['steps'] if 'run' in step]
-    targets = re.findall(r'^([a-z]+):', (ROOT / 'Makefile').read_text(encoding='utf-8'), flags=re.M)
-    assert commands and all(command.removeprefix('make ') in targets for command in commands)
+    targets = re.findall(r'^([a-z-]+):', (ROOT / 'Makefile').read_text(encoding='utf-8'), flags=re.M)
+    for job in jobs.values():
+        made = [step['run'].removeprefix('make ') for step in job['steps'] if step.get('run', '').startswith('make ')]
+        assert made and set(made) <= {*targets}

@@ -23,6 +23,7 @@ from ..core.data import Dataset, as_inputs
 from ..core.streams import generators
 from ..core.tasks import RETINA
 from ..networks.stack import Stack, check_finite_networks, last_state
+from ..training.arguments import checked
 from ..training.optimizers import AtPace, DENSE
 
 # %% ../../nbs/measures/adaptation.ipynb #8cfde10a
@@ -115,6 +116,7 @@ def adaptation_goals(
     return made
 
 # %% ../../nbs/measures/adaptation.ipynb #75ff4960
+@checked
 def adaptation(
     stack:Stack, # Networks on the retina
     dataset:Dataset, # Its patterns, on the same device

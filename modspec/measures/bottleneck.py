@@ -19,6 +19,7 @@ from ..core.streams import generators
 from ..core.tasks import held_out_pairs, task_named
 from ..networks.recurrent import affine
 from ..networks.stack import Stack
+from ..training.arguments import checked
 from ..training.loop import (batches, check_finite, epoch_pairs, final_states,
     images_per_example, n_batches, pairs_per_epoch)
 from ..training.optimizers import Adadelta
@@ -95,6 +96,7 @@ def readout_accuracy(
     return (answer == shown.transpose(1, 2)[:, None]).float().mean(3)
 
 # %% ../../nbs/measures/bottleneck.ipynb #90cec475
+@checked
 def bottleneck_metric(
     stack:Stack, # Networks; with the bottleneck for the paper's metric
     dataset:Dataset, # Data on the same device

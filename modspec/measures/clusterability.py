@@ -24,6 +24,7 @@ from ..core.streams import generators
 from .nulls import SHUFFLES, against_null, null_draws
 from ..networks.graph import Blocks, as_array, block_graph, network_blocks, square
 from ..networks.stack import Stack
+from ..training.arguments import checked
 
 # %% ../../nbs/measures/clusterability.ipynb #25e68e2c
 def weight_graph(
@@ -243,6 +244,7 @@ def block_ncuts(
     return found
 
 # %% ../../nbs/measures/clusterability.ipynb #e0f01a5f
+@checked
 @torch.no_grad()
 def network_clusterability(
     stack:Stack, # Networks of a model with `blocks`

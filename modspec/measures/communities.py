@@ -21,6 +21,7 @@ from ..core.data import Dataset
 from .nulls import SHUFFLES, against_null, null_draws
 from ..networks.graph import Blocks, as_array, block_graph, network_blocks, square
 from ..networks.stack import Stack
+from ..training.arguments import checked
 
 # %% ../../nbs/measures/communities.ipynb #081e8ce7
 def edge_shares(
@@ -106,6 +107,7 @@ def divided(
     return found
 
 # %% ../../nbs/measures/communities.ipynb #6bc7b73d
+@checked
 @torch.no_grad()
 def community_structure(
     stack:Stack, # Networks of a model with `blocks`

@@ -18,6 +18,7 @@ from ..core.data import Dataset, Digits
 from ..core.streams import generators
 from ..core.tasks import PARITY, Task, held_out_pairs, task_named
 from ..networks.stack import Stack
+from ..training.arguments import checked
 from ..training.loop import final_states, images_per_example
 from ..training.parameters import Parameters
 
@@ -105,6 +106,7 @@ def conditioned_cka(
     return torch.stack(values)
 
 # %% ../../nbs/measures/correlation.ipynb #6e01a4d9
+@checked
 def correlation_metric(
     stack:Stack, # Networks
     dataset:Dataset, # Data on the same device

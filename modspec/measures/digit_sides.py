@@ -20,6 +20,7 @@ from .nulls import against_null
 from .sides import share_of
 from .states import states_over_time
 from ..networks.stack import Stack, check_finite_networks
+from ..training.arguments import checked
 
 # %% ../../nbs/measures/digit_sides.ipynb #78c4f592
 def digit_cells()->Tensor: # int64, shape (80, 2): digit 0 and digit 1
@@ -71,6 +72,7 @@ def cell_means(
     return sums / counts
 
 # %% ../../nbs/measures/digit_sides.ipynb #79a00c29
+@checked
 def digit_sides(
     stack:Stack, # Networks of two sub-networks
     dataset:Dataset, # Data on the same device

@@ -16,6 +16,7 @@ from ..core.streams import generators
 from ..core.tasks import Task, draw_pairs, held_out_pairs, task_named
 from .performance import evaluate
 from ..networks.stack import Stack
+from ..training.arguments import checked
 from ..training.loop import images_per_example
 
 # %% ../../nbs/measures/generalization.ipynb #b8132c0b
@@ -34,6 +35,7 @@ def seen_pairs(
     return pairs.to(digits.labels.device)
 
 # %% ../../nbs/measures/generalization.ipynb #9d113f86
+@checked
 def generalization(
     stack:Stack, # Networks
     dataset:Dataset, # Data on the same device

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..core.data import Dataset
 from ..networks.recurrent import seeded_connections
 from ..networks.stack import Stack, check_finite_networks
+from ..training.arguments import checked
 
 # %% ../../nbs/measures/links.ipynb #d486abea
 def rms_norm(
@@ -34,6 +35,7 @@ def first_links(
                               start=start).to(stack.device)
 
 # %% ../../nbs/measures/links.ipynb #08a51b5c
+@checked
 @torch.no_grad()
 def link_strength(
     stack:Stack, # Networks with sub-networks

@@ -22,6 +22,7 @@ from .associations import ASSOCIATIONS, partitions
 from .communities import effective_number, modularity
 from .nulls import against_null, shuffled
 from ..networks.stack import Stack
+from ..training.arguments import checked
 
 # %% ../../nbs/measures/modules.ipynb #030fefef
 def layer_values(
@@ -76,6 +77,7 @@ def shuffled_layers(
     return replace(stack, weights=weights)
 
 # %% ../../nbs/measures/modules.ipynb #b7a7c85e
+@checked
 @torch.no_grad()
 def unit_modules(
     stack:Stack, # Networks of layers

@@ -20,6 +20,7 @@ from ..core.streams import generators
 from ..core.tasks import held_out_pairs, task_named
 from ..networks.recurrent import init_stack, sparsities
 from ..networks.stack import Stack, check_finite_networks, last_state
+from ..training.arguments import checked
 from ..training.loop import batch_loss, batches, epoch_pairs, gather_batch
 from ..training.optimizers import DENSE
 
@@ -107,6 +108,7 @@ def steps_of_course(
     return torch.where(twice.any(0), first, float(most))
 
 # %% ../../nbs/measures/pair_adaptation.ipynb #49dca9ea
+@checked
 def pair_adaptation(
     stack:Stack, # Networks of two sub-networks
     dataset:Dataset, # Data on the same device

@@ -17,6 +17,7 @@ from ..core.data import Dataset, Digits
 from ..core.tasks import held_out_pairs, task_named
 from ..networks.recurrent import decide
 from ..networks.stack import Stack, check_finite_networks
+from ..training.arguments import check_evaluated, checked
 from ..training.loop import final_states, images_per_example
 
 # %% ../../nbs/measures/performance.ipynb #a9ab14f5
@@ -28,6 +29,7 @@ def evaluate(
     *, task:str='parity', # As registered
 )->tuple[Tensor, Tensor]: # Accuracy (networks,), and share of decisions (networks, sub-networks)
     "Main-task accuracy, and who decides"
+    check_evaluated(stack, digits, pairs, task)
     model, asked = stack.architecture, task_named(task)
     if pairs is None:
         pairs = held_out_pairs(digits, n_subnetworks=images_per_example(model, asked),
@@ -42,6 +44,7 @@ def evaluate(
     return right / pairs.shape[1], decided / pairs.shape[1]
 
 # %% ../../nbs/measures/performance.ipynb #74cf546e
+@checked
 def performance(
     stack:Stack, # Networks
     dataset:Dataset, # Data on the same device

@@ -21,6 +21,7 @@ from .communities import effective_number, modularity
 from .recurrent_associations import recurrent_associations
 from ..networks.graph import as_array
 from ..networks.stack import Stack
+from ..training.arguments import checked
 from ..training.loop import gather_batch, images_per_example
 
 # %% ../../nbs/measures/recurrent_modules.ipynb #d48c1ee9
@@ -47,6 +48,7 @@ def against_split(
                 split_ecs_chance=chance)
 
 # %% ../../nbs/measures/recurrent_modules.ipynb #fc886adc
+@checked
 @torch.no_grad()
 def recurrent_modules(
     stack:Stack, # Networks of sub-networks

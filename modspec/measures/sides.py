@@ -19,6 +19,7 @@ from ..core.data import Dataset
 from ..core.retina import retina_pixels
 from .nulls import against_null
 from ..networks.stack import Stack, check_finite_networks
+from ..training.arguments import checked
 
 # %% ../../nbs/measures/sides.ipynb #faa2d0eb
 def patterns()->Tensor: # float64, -1 or +1, shape (256, 8): row k is the number k, pixel 0 first
@@ -111,6 +112,7 @@ def side_indices(
     return {name: value[0] for name, value in split_indices(stack, [split]).items()}
 
 # %% ../../nbs/measures/sides.ipynb #14b70306
+@checked
 def side_measure(
     stack:Stack, # Networks of eight pixels and layers
     dataset:Dataset, # Not used: all patterns are shown

@@ -18,6 +18,7 @@ from ..core.tasks import held_out_pairs, task_named
 from .nulls import USED
 from .states import effective_rank
 from ..networks.stack import Stack, check_finite_networks
+from ..training.arguments import checked
 from ..training.loop import gather_batch, images_per_example
 
 # %% ../../nbs/measures/sizes.ipynb #b7afc43d
@@ -48,6 +49,7 @@ def state_sizes(
     return saturated / (n * units), effective_rank(covariance).mean(1)
 
 # %% ../../nbs/measures/sizes.ipynb #3fefc5d2
+@checked
 @torch.no_grad()
 def network_sizes(
     stack:Stack, # Networks

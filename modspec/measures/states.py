@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ..core.data import Dataset, Digits
 from ..core.tasks import held_out_pairs, task_named
 from ..networks.stack import Stack, check_finite_networks
+from ..training.arguments import checked
 from ..training.loop import gather_batch, images_per_example
 
 # %% ../../nbs/measures/states.ipynb #4085a989
@@ -55,6 +56,7 @@ def explained_variance(
     return torch.where(total > 0, between / total.clamp(min=1e-30), 0.)
 
 # %% ../../nbs/measures/states.ipynb #415f08c5
+@checked
 @torch.no_grad()
 def state_statistics(
     stack:Stack, # Networks

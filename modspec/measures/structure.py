@@ -21,6 +21,7 @@ from .sides import splits
 from ..networks.graph import Blocks, as_array, network_blocks, square, undirected_graph
 from ..networks.recurrent import recurrent_matrix
 from ..networks.stack import Stack, check_finite_networks
+from ..training.arguments import checked
 
 # %% ../../nbs/measures/structure.ipynb #8990e0a6
 def newman_q(
@@ -82,6 +83,7 @@ def planted_score(
     return torch.tensor(scores, dtype=torch.float64)
 
 # %% ../../nbs/measures/structure.ipynb #f4246b20
+@checked
 @torch.no_grad()
 def planted_measure(
     stack:Stack, # Networks of eight pixels and layers
@@ -96,6 +98,7 @@ def planted_measure(
     return {'planted': scores[0]} | against_null('planted', 'splits', scores[0], scores[1:])
 
 # %% ../../nbs/measures/structure.ipynb #741b4edf
+@checked
 @torch.no_grad()
 def given_measure(
     stack:Stack, # Networks of several sub-networks

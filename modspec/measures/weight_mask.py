@@ -20,6 +20,7 @@ from ..core.streams import generators
 from ..core.tasks import PARITY, Task, held_out_pairs, task_named
 from ..networks.recurrent import decide, final_state, input_drive, readouts
 from ..networks.stack import Stack
+from ..training.arguments import checked
 from ..training.loop import (batch_loss, batches, check_finite, epoch_pairs, gather_batch,
     images_per_example, n_batches, pairs_per_epoch)
 from ..training.parameters import Parameters
@@ -181,6 +182,7 @@ def mask_accuracy(
     return right / pairs.shape[2]
 
 # %% ../../nbs/measures/weight_mask.ipynb #ef5fc73d
+@checked
 def weight_mask_metric(
     stack:Stack, # Networks
     dataset:Dataset, # Data on the same device

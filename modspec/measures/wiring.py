@@ -18,6 +18,7 @@ from ..core.data import Dataset
 from .nulls import against_null, null_draws
 from ..networks.graph import Blocks, coordinates, network_blocks
 from ..networks.stack import Stack
+from ..training.arguments import checked
 
 # %% ../../nbs/measures/wiring.ipynb #cfa7b4b8
 def layer_sizes(
@@ -61,6 +62,7 @@ def wiring_lengths(
     return torch.where(total > 0, cost / total, 0.)
 
 # %% ../../nbs/measures/wiring.ipynb #30dd7b5e
+@checked
 @torch.no_grad()
 def wiring_measure(
     stack:Stack, # Networks of layers

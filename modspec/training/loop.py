@@ -26,6 +26,8 @@ from ..core.streams import generators
 from ..core.tasks import Task, admissible, default_n_pairs, draw_pairs, task_named
 from ..networks.recurrent import DTYPES, READOUT_WEIGHTS, decide
 from ..networks.stack import Model, Stack, last_state
+from .arguments import check_training
+from .live import Epoch, training_shown
 from .optimizers import AtPace, DENSE
 from .parameters import Parameters, Training
 from .stopping import Watch, kept_aside
@@ -136,8 +138,10 @@ def check_finite(
     if len(bad):
         step, network = bad[0].tolist()
         value = losses[step, network].item()
+        learned = epoch > 1 or step > 0 # before that no learning rate can be the reason
+        advice = 'lower the learning rates' if learned else 'look at its untrained weights'
         raise NonFiniteLoss(f'the loss of network {network} (seed {seeds[network]}) became {value} '
-                            f'in epoch {epoch}, step {step + 1}; lower the learning rates')
+                            f'in epoch {epoch}, step {step + 1}; {advice}')
 
 # %% ../../nbs/training/loop.ipynb #b25067c4
 def n_epochs(
@@ -315,14 +319,20 @@ def train(
     dataset:Dataset, # What to train on, on the same device
     parameters:Any=Parameters(), # How to train
     *, bar:tqdm|None=None, # A progress bar to advance by one per step; by default one of its own
+    progress:bool=True, # Show that one? A bar, or where nobody looks a line now and then
+    log:Callable[[Epoch], Any]|None=None, # Called after each epoch
 )->tuple[Stack, pd.DataFrame]: # Trained networks; loss and accuracy per epoch and network
     "Train a stack on the main task (paper, section Training); `NonFiniteLoss` if it diverges"
+    check_training(stack, dataset, parameters)
+    n_steps = n_training_steps(dataset, stack.architecture, parameters)
     if bar is None:
-        n_steps = n_training_steps(dataset, stack.architecture, parameters)
-        with tqdm(total=n_steps, desc='training') as bar:
-            return train(stack, dataset, parameters, bar=bar)
-    first, n_steps = bar.n, n_training_steps(dataset, stack.architecture, parameters)
-    epochs = list(train_by_epoch(stack, dataset, parameters, bar=bar))
+        with training_shown(n_steps, progress) as (bar, say):
+            def both(epoch): say(epoch), log and log(epoch)
+            return train(stack, dataset, parameters, bar=bar, log=both)
+    first, epochs, last = bar.n, [], n_epochs(stack.architecture, parameters)
+    for epoch in train_by_epoch(stack, dataset, parameters, bar=bar):
+        epochs.append(epoch)
+        if log: log(Epoch(len(epochs), last, *epoch))
     bar.update(first + n_steps - bar.n) # those of networks that were done before
     history = [pd.DataFrame(dict(architecture=stack.architecture.name, network=range(len(stack)),
                                  seed=stack.seeds, epoch=epoch,
