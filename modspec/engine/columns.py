@@ -42,7 +42,7 @@ def said_of_names(
     beside, alone = comments_by_line(text)
     found, above = dict[str, str](), ''
     for name, (first, last) in places.items():
-        block = []
+        block = list[str]()
         while first - 1 - len(block) in alone: block.insert(0, alone[first - 1 - len(block)])
         own = ' '.join(beside[line] for line in range(first, last + 1) if line in beside)
         if block or own: above = ' '.join(block)
@@ -82,7 +82,7 @@ def said_of_entry(
     if strength in found: found[strength] = 'Strength; 0: none'
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Dict) and [getattr(k, 'value', None) for k in node.keys] == names:
-            places = {key.value: (key.lineno, value.end_lineno or value.lineno) for key, value
+            places = {str(key.value): (key.lineno, value.end_lineno or value.lineno) for key, value
                       in zip(node.keys, node.values) if isinstance(key, ast.Constant)}
             said = said_of_names(text, places)
             found |= {name: words for name, words in said.items() if words}
