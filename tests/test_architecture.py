@@ -11,9 +11,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / 'modspec'
 ORDER = 'core', 'networks', 'causes', 'training', 'measures', 'engine', 'studies', 'explorer', 'cli'
-TORCH_FREE = ['core.checks', 'core.registry', 'core.files', 'core.sparsity', 'core.mnist', 'networks.choices',
-              'training.parameters', 'engine.plan', 'engine.identity', 'engine.config', 'engine.store',
-              'engine.notebook', 'engine.processes', 'engine.sweep', 'engine.progress', 'engine.doctor']
+TORCH_FREE = ['core.checks', 'core.registry', 'core.files', 'core.shipped', 'core.sparsity', 'core.mnist',
+              'networks.choices', 'training.parameters', 'engine.plan', 'engine.identity', 'engine.config',
+              'engine.store', 'engine.notebook', 'engine.columns', 'engine.processes', 'engine.sweep',
+              'engine.progress', 'engine.doctor']
 MODULES = {'.'.join(path.relative_to(PACKAGE).with_suffix('').parts): path for path in sorted(PACKAGE.rglob('*.py'))
            if not path.stem.startswith('_')}
 NOTEBOOKS = sorted(path for path in (ROOT / 'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in path.parts)

@@ -238,8 +238,9 @@ REGISTERED = [dict(
     kind='cause', name='sparse_links', object='sparse_links', label='sparse links',
     trains='W_sparse', strength='sparsity', needs=['interconnections'],
     settings={
-        # Adam's rate at the sparsest and at the densest (Table 1)
+        # Adam's rate at the sparsest (Table 1)
         'connection_lr_sparse': dict(default=0.1, least=0, most=1e9, closed=False),
+        # Adam's rate at the densest (Table 1)
         'connection_lr_dense': dict(default=0.01, least=0, most=1e9, closed=False),
         # Or one rate for every sparsity; 0: the random links stay as they are (ours)
         'connection_lr': dict(default=None, least=0, most=1e9,
@@ -248,8 +249,9 @@ REGISTERED = [dict(
         'connection_decay': dict(default=0.95, least=0, most=1, closed=False),
         # Adam's decay of the mean gradient (usual; Table 1's "betas", as others may read it)
         'connection_beta': dict(default=0.9, least=0, most=0.999999),
-        # Random walk, annealed by 1 - p, and pull towards 0, both in learning rates (ours)
+        # Random walk, annealed by 1 - p, in learning rates (ours)
         'walk': dict(default=0.1, least=0, most=1e9),
+        # Pull towards 0, in learning rates (ours)
         'l1': dict(default=0.0, least=0, most=1e9),
         # Connections move (section Training), or stay at their random places
         'rewire': dict(default=True),

@@ -63,6 +63,7 @@ REGISTERED = [dict(
     kind='cause', name='pruning', object='Pruning', label='pruning', strength='pruning', needs=[],
     settings={
         'pruning': dict(default=0.0, least=0, most=0.999), # Share of the weights of every matrix
+        # While the network is trained, or when it is
         'pruning_when': dict(default='during', choices=['during', 'after']),
         'regrowth': dict(default=False), # May weights grow again after a choice?
     },

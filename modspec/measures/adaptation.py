@@ -146,7 +146,8 @@ REGISTERED = [dict(
         'adapt_nand': dict(axes=[], label='steps to learn NAND', null='untrained'),
     },
     settings={
-        'adapt_steps': dict(default=600, least=10, most=1_000_000), # Then one gives up
+        # Steps after which one gives up
+        'adapt_steps': dict(default=600, least=10, most=1_000_000),
         # What is done about the size of the weights, and which of them learn
         'adapt_how': dict(default='plain', choices=['plain', 'scaled', 'rescaled', 'readout']),
     },

@@ -132,9 +132,11 @@ REGISTERED = [dict(
         axes=['subnetwork', 'subtask'], label='bottleneck', raw='accuracy', range=[0, 1],
         color='#E69F00', marker='o', null='untrained', specialization=True)},
     settings={
-        # Epochs, Adadelta's learning rate, and the factor on it after each epoch (Table 1)
+        # Epochs of a read-out (Table 1)
         'readout_epochs': dict(default=5, least=1, most=10_000),
+        # Adadelta's learning rate (Table 1)
         'readout_lr': dict(default=0.5, least=0, most=1e9, closed=False),
+        # Factor on it after each epoch (Table 1)
         'readout_decay': dict(default=0.9, least=0, most=1, closed=False),
         # Pairs per batch (ours)
         'readout_batch_size': dict(default=64, least=1, most=1_000_000),

@@ -159,6 +159,7 @@ REGISTERED = [dict(
                                        range=[0, 1], null=None),
     },
     settings={
-        'pairs_adapt_steps': dict(default=0, least=0, most=1_000_000), # Then one gives up
+        # Steps after which one gives up; 0: not taken
+        'pairs_adapt_steps': dict(default=0, least=0, most=1_000_000),
     },
 )]

@@ -219,8 +219,9 @@ REGISTERED = [dict(
     settings={
         # Fraction q of the weights (section Weight mask metric)
         'mask_fraction': dict(default=0.05, least=0, most=1, closed=False),
-        # Epochs, and learning rate of SGD (Table 1)
+        # Epochs of a mask (Table 1)
         'mask_epochs': dict(default=1, least=1, most=10_000),
+        # Learning rate of SGD (Table 1)
         'mask_lr': dict(default=0.1, least=0, most=1e9, closed=False),
         # Pairs per batch (ours)
         'mask_batch_size': dict(default=256, least=1, most=1_000_000),
