@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PLAIN', 'app', 'OTHER_NETWORKS', 'plainly', 'degraded', 'never_fail_to_write', 'say_version', 'without_types',
            'Command', 'Commands', 'Application', 'main', 'stopped_cleanly', 'clear_errors', 'with_plugins',
-           'default_results', 'say_json', 'run_of_file', 'run_command', 'number_of_runs', 'warn_of', 'computed_sweep',
-           'sweep_command', 'status_command', 'sweep_trained_again', 'left_to_measure', 'measure_command',
+           'default_results', 'manifests', 'outcome', 'say_json', 'run_of_file', 'run_command', 'number_of_runs',
+           'warn_of', 'computed_sweep', 'sweep_command', 'status_command', 'sweep_trained_again', 'measure_command',
            'reproduce_command', 'report_figures', 'figures_command', 'collect_command', 'folders_and_keys',
            'claims_command', 'q_command', 'verify_command', 'show_command', 'compare_command', 'doctor_command',
            'explore_command']
@@ -34,7 +34,6 @@ from modspec.engine.options import (FRACTION, ArchitectureName, AsJson, AsMarkdo
     Sparsities, StudyName, SweepFile, SweepOfTables, Threads, Verdict, given_settings, number,
     only_given)
 from .engine.plan import RunConfig, SweepConfig, make_run, study_named
-from .engine.store import lacking, nothing_to_do
 
 # %% ../nbs/cli.ipynb #a54af34a
 PLAIN = {'–': '-', '—': '-', '−': '-', '→': '->', '←': '<-', '±': '+/-', '≥': '>=', '≤': '<=',
@@ -159,6 +158,23 @@ def default_results(
     "Results of `config/quick.yaml` go to `results/quick`"
     return Path('results') / config.stem
 
+# %% ../nbs/cli.ipynb #2a18e9b6
+def manifests(
+    results:Path, # Folder of a run or of a sweep, which need not exist
+)->dict[Path, bytes]:
+    "The manifests of a result and of the runs in it, as they are now"
+    paths = results / 'manifest.json', *results.glob('runs/*/manifest.json')
+    return {path: path.read_bytes() for path in paths if path.is_file()}
+
+# %% ../nbs/cli.ipynb #0fb28745
+def outcome(
+    results:Path, # Folder of a run or of a sweep
+    before:dict[Path, bytes], # Its `manifests` when the command began
+    *, new:str='results', # What is said if something was computed
+)->str:
+    "What a command came to: something new, or what was complete before"
+    return 'already complete' if before and before == manifests(results) else new
+
 # %% ../nbs/cli.ipynb #eeb5dcb2
 def say_json(
     value:Any, # Of lists and dictionaries; what else there is becomes text
@@ -204,10 +220,10 @@ def run_command(
             more = only_given(sparsity=sparsity, study=study)
             asked = run_of_file(config, name, [*settings, *counts, *more])
         else: asked = make_run(study or 'extreme_sparsity', settings, sparsity or [], **counts)
-        complete = nothing_to_do(out, asked, outdated=recompute)
+        before = manifests(out)
         done = run_notebook(asked, out, device=device, threads=threads, download=download,
                             outdated=recompute)
-        typer.echo(f'{"already complete" if complete else "results"}: {done}')
+        typer.echo(f'{outcome(out, before)}: {done}')
 
 # %% ../nbs/cli.ipynb #5d430b13
 def number_of_runs(
@@ -229,18 +245,15 @@ def warn_of(
 def computed_sweep(
     config:Path, # The sweep's YAML file
     results:Path, # Folder of the results
-    *, outdated:bool=False, # Compute again what other code has computed?
     **how, # As for `run_sweep`
-)->bool: # Was anything left to compute?
+)->str: # What it came to, see `outcome`
     "A sweep, and a warning if its results come from more than one version of the code"
-    from modspec.engine.status import is_complete, other_code
+    from modspec.engine.status import other_code
     from modspec.engine.sweep import run_sweep
-    sweep = load_config(config)
-    folders = [*sweep.folders(results)]
-    complete = is_complete(results, sweep) and not (outdated and other_code(folders))
-    run_sweep(config, results, outdated=outdated, **how)
-    warn_of(other_code(folders))
-    return not complete
+    before = manifests(results)
+    done = run_sweep(config, results, **how)
+    warn_of(other_code([*load_config(config).folders(done)]))
+    return outcome(done, before)
 
 # %% ../nbs/cli.ipynb #abf99458
 @app.command('sweep')
@@ -260,9 +273,9 @@ def sweep_command(
             from modspec.engine.status import planned
             typer.echo(planned(config, results, outdated=recompute))
             return
-        fresh = computed_sweep(config, results, cores=cores, download=download, profile=profile,
-                               device=device, outdated=recompute)
-        typer.echo(f'{"results" if fresh else "already complete"}: {results}')
+        came_to = computed_sweep(config, results, cores=cores, download=download, profile=profile,
+                                 device=device, outdated=recompute)
+        typer.echo(f'{came_to}: {results}')
 
 # %% ../nbs/cli.ipynb #32cfc654
 @app.command('status')
@@ -296,19 +309,6 @@ def sweep_trained_again(
                           f'{OTHER_NETWORKS} apart); the tables stay as they are')
     return sweep
 
-# %% ../nbs/cli.ipynb #b5d1545f
-def left_to_measure(
-    results:Path, # Folder of a sweep, or of one run
-    measures:Collection[str]=(), # Which; by default all that are registered
-    *, outdated:bool=False, # Is what other code has measured to be measured again?
-)->list[Path]: # Folders of runs
-    "The trained networks on which a measure has not been taken yet"
-    from modspec.engine.remeasure import trained_runs
-    todo = {folder: [name for name, _ in lacking(read_manifest(folder, verify=False), config,
-                                                 outdated=outdated)]
-            for folder, config in trained_runs(results).items()}
-    return [folder for folder, names in todo.items() if {*(measures or names)} & {*names}]
-
 # %% ../nbs/cli.ipynb #dd9f2ea2
 @app.command('measure')
 def measure_command(
@@ -331,10 +331,10 @@ def measure_command(
                              'leave --measure and --config away')
         how:dict[str, Any] = dict(device=device, threads=threads, download=download)
         sweep = sweep_trained_again(results, **how) if retrain else config
-        todo = left_to_measure(results, measure or (), outdated=recompute)
+        before = manifests(results)
         folders = measure_results(results, measure or (), outdated=recompute, **how)
-        if todo: typer.echo(f'measured: the networks of {number_of_runs(len(todo))} in {results}')
-        else: typer.echo(f'already complete: {number_of_runs(len(folders))} in {results}')
+        came_to = outcome(results, before, new='measured')
+        typer.echo(f'{came_to}: the networks of {number_of_runs(len(folders))} in {results}')
         if sweep: typer.echo(f'tables: {collect_sweep(sweep, results)}')
 
 # %% ../nbs/cli.ipynb #736bce58
