@@ -28,9 +28,10 @@ def setting_names(
 def values_of(
     networks:pd.DataFrame, # A table of networks
     name:str, # A setting
-)->list|None: # None if it is not recorded
+)->list|None: # None if it is not recorded; a value that is left unset is None
     "The values that a setting has"
-    return [*networks[name].drop_duplicates()] if name in networks else None
+    if name not in networks: return None
+    return [None if value != value else value for value in networks[name].drop_duplicates()]
 
 # %% ../../nbs/analysis/compare.ipynb #4bd5798a
 def settings_that_differ(
