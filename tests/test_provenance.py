@@ -11,7 +11,7 @@ import pytest
 from sweeps import CONFIG, computed, contents, swept, weights, write_config
 from typer.testing import CliRunner
 
-from modspec.analysis.compare import compared, compared_in_words, differences, pairing, settings_that_differ
+from modspec.analysis.compare import compared, compared_in_words, paired_differences, pairing, settings_that_differ
 from modspec.analysis.specialization import mean_interval
 from modspec.analysis.tables import read_table
 from modspec.cli import app
@@ -232,7 +232,7 @@ def test_pairing_by_seed_is_narrower():
     rng = np.random.default_rng(0)
     of = pd.DataFrame(dict(measure='accuracy', architecture='standard', seed=range(8), value=rng.normal(0, 1, 8)))
     other = of.assign(value=of['value'] + .1 + rng.normal(0, .01, 8))
-    row, = differences(of, other.sample(frac=1, random_state=1), ['architecture', 'seed']).to_dict('records')
+    row, = paired_differences(of, other.sample(frac=1, random_state=1), ['architecture', 'seed']).to_dict('records')
     assert .05 < row['low'] < row['high'] < .15
     low, high = mean_interval(other['value'])
     assert high - low > 20 * (row['high'] - row['low'])
@@ -240,9 +240,9 @@ def test_pairing_by_seed_is_narrower():
 
 def test_seeds_that_only_one_has_are_left_out():
     of = pd.DataFrame(dict(measure='accuracy', architecture='standard', seed=range(5), value=np.arange(5.)))
-    row, = differences(of, of[of['seed'] > 2], ['architecture', 'seed']).to_dict('records')
+    row, = paired_differences(of, of[of['seed'] > 2], ['architecture', 'seed']).to_dict('records')
     assert row['seeds'] == 2 and row['a'] == row['b'] == 3.5
-    assert differences(of[:2], of[3:], ['architecture', 'seed']).empty
+    assert paired_differences(of[:2], of[3:], ['architecture', 'seed']).empty
 
 
 def test_settings_that_are_not_recorded():
