@@ -184,7 +184,8 @@ def test_commands_in_ascii(copied, monkeypatch):
     claims = ['claims', COMMITTED_LAYERS, '--verdict', 'holds partly']
     assert in_ascii(*claims).exit_code == 0
     for line in ['q --sparsity 0.1', 'status sweep.yaml --out größer', 'sweep sweep.yaml --out größer --dry-run',
-                 'verify größer', 'show größer', 'compare results größer', 'collect sweep.yaml --out größer', 'measure größer', 'doctor', *refused]:
+                 'verify größer', 'show größer', 'compare results größer', 'collect sweep.yaml --out größer',
+                 'measure größer', 'doctor', *refused]:
         answer = in_ascii(*line.split())
         assert answer.exit_code == (2 if line in refused else 0), (line, answer.output)
         if 'größer' in line and 'claims' not in line and '--' not in line: assert 'gro' in answer.output

@@ -331,7 +331,7 @@ class Ledger:
         found = self.readings(results, sensitivity)
         if not keys: print(in_words(found))
         chosen = selected(found, keys, verdict)
-        Console().print(in_full(chosen) if keys else overview(chosen))
+        Console(force_jupyter=False).print(in_full(chosen) if keys else overview(chosen))
 
     def records(self, results:Folders, sensitivity:str|Path|None=None, *, keys:Sequence[str]=(),
                 verdict:str|None=None)->list[dict]:
