@@ -148,6 +148,7 @@ def clear_errors()->Iterator[None]:
         with stopped_cleanly(): yield
     except (ValueError, OSError, RuntimeError) as error:
         failed = isinstance(error, RunFailed)
+        if isinstance(error, BrokenPipeError): raise # nobody reads on, as in `| head`
         if isinstance(error, RuntimeError) and not failed: raise
         say(f'modspec: {error}', err=True)
         raise typer.Exit(1 if failed else 2) from error
