@@ -1,4 +1,6 @@
 """The claims: each verdict follows the tables, says what it lacks, and reads well"""
+import json
+import re
 from itertools import product
 from pathlib import Path
 
@@ -37,6 +39,7 @@ from modspec.analysis.ledger import (
 from modspec.cli import app
 from modspec.core.files import ResultError
 from modspec.core.sparsity import q_from_sparsity
+from modspec.engine.options import VERDICT_WORDS
 from modspec.studies.extreme_sparsity import claims_setup
 from modspec.studies.extreme_sparsity.claims import SPARSITY_LEDGER, sparsity_claims
 from modspec.studies.extreme_sparsity.claims_words import BOTH, measured_on
@@ -599,6 +602,68 @@ def test_command(results):
     first, *lines = answer.output.splitlines()
     assert first == summary(check_claims(CLAIMS, read_evidence(results))) and max(map(len, lines)) <= 120
     for name in CLAIMS: assert name in answer.output
+
+
+def in_80_columns(*args):
+    answer = CliRunner(env={'COLUMNS': '80', 'NO_COLOR': '1'}).invoke(app, ['claims', *map(str, args)])
+    assert answer.exit_code == 0, answer.output
+    return [line.rstrip() for line in answer.output.splitlines()]
+
+
+def test_overview_in_80_columns(results, two_readings):
+    "A line for a claim and one or two for what it says; no box, and no sentence in a column of 24 characters"
+    _, *lines = in_80_columns(results)
+    assert max(map(len, lines)) <= 80 and len(lines) <= 3.5 * len(CLAIMS)
+    for name, about in CLAIMS.items():
+        at = lines.index(f'  {name}') + 1
+        end = next((i for i, line in enumerate(lines) if i > at and not line.startswith('    ')), len(lines))
+        assert ' '.join(line.strip() for line in lines[at:end]) == about.statement
+    found = check_claims(CLAIMS, read_evidence(results))['verdict'].value_counts()
+    assert [line for line in lines if not line.startswith(' ')] == [f'{v} ({found[v]})' for v in VERDICTS if v in found]
+    text = in_80_columns(*two_readings)
+    assert max(map(len, text[3:])) <= 80 and 'turn (1)' in text and f'do not turn ({len(CLAIMS) - 1})' in text
+    assert sum(line.startswith('    winner: ') for line in text) == len(CLAIMS)
+
+
+def test_one_claim_in_full(results, two_readings):
+    text = ' '.join(line.strip() for line in in_80_columns(results, 'both-decide', 'q-range'))
+    found = check_claims(CLAIMS, read_evidence(results)).set_index('id')
+    for name in ('both-decide', 'q-range'):
+        for column in ('where', 'statement', 'test', 'numbers', 'verdict', 'why', 'choice'):
+            assert found.loc[name, column] in text
+    assert 'one-bit' not in text and 'claims:' not in text
+    text = in_80_columns(*two_readings, 'both-decide')
+    assert sum(line.startswith(('  winner: ', '  mixture: ')) for line in text) == 2
+
+
+@pytest.mark.parametrize('verdict', VERDICTS)
+def test_claims_of_one_verdict(results, verdict):
+    found = check_claims(CLAIMS, read_evidence(results)).set_index('id')['verdict']
+    first, *lines = in_80_columns(results, '--verdict', verdict)
+    assert first.startswith(f'{len(CLAIMS)} claims') and [
+        line.strip() for line in lines if re.match('  [^ ]', line)] == [*found.index[found == verdict]]
+
+
+def test_claims_for_programs(results, two_readings):
+    def said(*args): return json.loads(modspec_claims(*args, '--json').stdout)
+    found = check_claims(CLAIMS, read_evidence(results))
+    assert [{name: row[name] for name in found} for row in said(results)] == found.to_dict('records')
+    assert [(row['reading'], row['id']) for row in said(*two_readings, 'q-range')] == [
+        ('winner', 'q-range'), ('mixture', 'q-range')]
+    assert {row['verdict'] for row in said(results, '--verdict', 'holds')} == {'holds'}
+
+
+@pytest.mark.parametrize('args, message', [
+    (['both-decid'], "unknown claim 'both-decid'; did you mean 'both-decide'?"), (['elsewhere/results'], 'elsewhere'),
+    (['--verdict', 'true'], "verdict must be one of ['holds', "), (['one-bit', '--markdown'], '--markdown has all'),
+    (['--json', '--markdown'], '--markdown has all'), (['--verdict', 'holds', '--markdown'], '--markdown has all')])
+def test_claims_that_are_none(results, args, message):
+    answer = modspec_claims(results, *args)
+    assert answer.exit_code == 2 and message in answer.stderr and len(answer.stderr.splitlines()) == 1
+    assert answer.stdout == ''
+
+
+def test_words_for_verdicts_are_the_verdicts(): assert VERDICT_WORDS == VERDICTS
 
 
 def test_command_markdown(results):

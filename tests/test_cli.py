@@ -1,4 +1,6 @@
 """The command: what it refuses, how it says so, and what it does not load"""
+import ast
+import json
 import os
 import re
 import shutil
@@ -20,6 +22,7 @@ from modspec.cli import app
 from modspec.core import shipped
 from modspec.core import sparsity as numbers
 from modspec.core.files import read_manifest
+from modspec.core.mnist import MNIST_FILES
 from modspec.core.registry import entries
 from modspec.engine import collect, doctor, notebook, run, sweep
 from modspec.engine.options import assigned
@@ -27,8 +30,9 @@ from modspec.engine.plan import Study, make_run, study_named
 from modspec.studies.extreme_sparsity.config import ARCHITECTURES, sparsity_run
 
 MODSPEC = Path(sys.executable).with_name('modspec')
-COMMANDS = ['run', 'sweep', 'status', 'measure', 'reproduce', 'figures', 'collect', 'claims', 'q', 'verify', 'doctor',
-            'explore']
+COMMITTED_LAYERS = Path(__file__).parent.parent / 'results' / 'layers_base'
+COMMANDS = ['run', 'sweep', 'status', 'measure', 'reproduce', 'figures', 'collect', 'claims', 'q', 'verify', 'show',
+            'compare', 'doctor', 'explore']
 
 
 def invoke(*args):
@@ -118,6 +122,82 @@ def test_what_does_not_compute_loads_no_torch(results, args):
     assert not (LARGE - {"pandas"}) & {*found}
     if light: assert [*found] == heavy
     assert code == ('2' if {'7', 'lr=-1', 'wrong.yaml', 'other.yaml', 'nothing'} & {*args.split()} else '0')
+
+
+@pytest.mark.parametrize('command', ['', *COMMANDS])
+def test_h_is_help(there, command):
+    "for every command, and for the command itself; a flag takes no value and shows no type of one"
+    words = [command] if command else []
+    answer = invoke(*words, '-h')
+    assert answer.exit_code == 0 and answer.output == invoke(*words, '--help').output and 'Usage' in answer.output
+    assert '<bool>' not in answer.output and 'BOOLEAN' not in answer.output and re.search('--help +-h', answer.output)
+    assert list(there.iterdir()) == []
+
+
+@pytest.mark.parametrize('args', ['--version', '-h', 'q -h', 'q --sparsity 0.01', 'q', 'nothing', 'status none.yaml'])
+def test_as_a_module(there, args):
+    "`python -m modspec` is the same command"
+    answers = [subprocess.run([*how, *args.split()], capture_output=True, text=True)
+               for how in ([MODSPEC], [sys.executable, '-m', 'modspec'])]
+    (one, other) = ((a.returncode, re.sub('python -m modspec|modspec', 'it', a.stdout + a.stderr)) for a in answers)
+    assert one[0] == other[0] and one[1].split() == other[1].split()
+
+
+# characters that cannot be written
+
+def test_characters_of_this_package_can_be_written_plainly():
+    "with something that stands for them; a page to play with needs a browser, and has what that shows"
+    for path in Path(cli.__file__).parent.rglob('*.py'):
+        if 'explorer' in path.parts: continue
+        texts = [node.value for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
+                 if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        for character in {c for text in texts for c in text if ord(c) > 127}:
+            assert '?' not in cli.plainly(character), (character, path)
+
+
+@pytest.mark.parametrize('text', ['', 'plain', 'p → 0', 'a\u0308', '\udce9', '漢字', '\U0001f600', '\x00\x85', 'Ωμέγα'])
+@pytest.mark.parametrize('encoding', ['ascii', 'latin-1', 'cp1252', 'koi8-r', 'utf-8'])
+def test_every_text_can_be_written(text, encoding):
+    written = text.encode(encoding, 'modspec.plainly').decode(encoding)
+    if text.isascii(): assert written == text
+    assert len(written) >= len(text) - 1  # an accent may be lost, a letter not
+
+
+def in_ascii(*args):
+    "What a terminal of plain characters shows"
+    terminal = CliRunner(charset='ascii', env={'COLUMNS': '80', 'NO_COLOR': '1'})
+    answer = terminal.invoke(app, [str(arg) for arg in args])
+    assert answer.output.isascii() and 'codec' not in answer.output, answer.output
+    return answer
+
+
+@pytest.mark.parametrize('command', ['', *COMMANDS])
+def test_help_in_ascii(command):
+    assert in_ascii(*[command] if command else [], '--help').exit_code == 0
+
+
+def test_commands_in_ascii(copied, monkeypatch):
+    "What they say, and what they refuse"
+    monkeypatch.setenv('MODSPEC_DATA', str(copied.parent / 'näh'))
+    shutil.copytree(copied, other := copied.with_name('größer'))
+    refused = ['run --sparsity 7 --out é', 'status ∞.yaml', 'claims größer −5',
+               'run --sparsity 1 --dataset mnist --out x']
+    claims = ['claims', COMMITTED_LAYERS, '--verdict', 'holds partly']
+    assert in_ascii(*claims).exit_code == 0
+    for line in ['q --sparsity 0.1', 'status sweep.yaml --out größer', 'sweep sweep.yaml --out größer --dry-run',
+                 'verify größer', 'show größer', 'compare results größer', 'collect sweep.yaml --out größer',
+                 'measure größer', 'doctor', *refused]:
+        answer = in_ascii(*line.split())
+        assert answer.exit_code == (2 if line in refused else 0), (line, answer.output)
+        if 'größer' in line and 'claims' not in line and '--' not in line: assert 'gro' in answer.output
+    assert other.is_dir()
+
+
+def test_a_process_in_ascii():
+    "as a shell starts it, whose streams are not those of a test"
+    for args in (['run', '--help'], ['claims', COMMITTED_LAYERS]):
+        answer = modspec(*args, PYTHONIOENCODING='ascii')
+        assert answer.returncode == 0 and answer.stderr == '' and answer.stdout.isascii()
 
 
 def test_no_arguments_is_help():
@@ -390,10 +470,28 @@ def test_finished_run_is_not_repeated(results):
     "`modspec run` on a run of the sweep: the same answer, without a kernel, and every file as it was"
     folder, before = results / 'runs' / 'p1.0_seeds0-0', contents(results)
     answer = invoke('run', '--config', results.with_name('sweep.yaml'), '--name', folder.name, '--out', folder)
-    assert answer.exit_code == 0 and answer.stdout == f'results: {folder}\n'
+    assert answer.exit_code == 0 and answer.stdout == f'already complete: {folder}\n'
     answer = invoke('run', '--sparsity', '1', '--out', folder)
     assert 'p1.0_seeds0-0 holds another run (seeds: 1, asked 5; ' in one_line(answer.exit_code, answer.stderr)
     assert contents(results) == before
+
+
+@pytest.mark.parametrize('command', ['run', 'measure', 'sweep'])
+def test_what_was_complete_already_is_said(copied, monkeypatch, command):
+    "and nothing else is called so"
+    folder = copied / 'runs' / 'p1.0_seeds0-0'
+    args = {'run': ['--config', 'sweep.yaml', '--name', folder.name, '--out', folder], 'measure': ['results'],
+            'sweep': ['sweep.yaml', '--out', 'results']}[command]
+
+    def compute(config, out, **how): return older_code(folder, 'training') or out
+    monkeypatch.setattr(sweep, 'run_sweep', lambda config, out, **how: out)
+    before = contents(copied)
+    for _ in range(2): assert invoke(command, *args).stdout.startswith('already complete: ')
+    assert contents(copied) == before
+    if command == 'sweep': monkeypatch.setattr(sweep, 'run_sweep', compute)
+    if command == 'run': monkeypatch.setattr(notebook, 'run_notebook', compute)
+    if command == 'measure': older_code(folder, 'correlation'), args.append('--recompute')
+    assert invoke(command, *args).stdout.startswith('measured: ' if command == 'measure' else 'results: ')
 
 
 def test_reproduce_ends_with_figures_and_claims(smoke):
@@ -531,6 +629,77 @@ def test_doctor(monkeypatch, there):
     assert lines['torch'].split() == ['torch', version('torch')] and 'products in bf16' in lines['processor']
     assert {'snakemake', 'python', 'threads', 'disk', 'digits', 'files'} <= lines.keys() and 'pytest' not in lines
     assert '! mnist         not found\n' in answer.stdout and '--download' in answer.stdout.split('→')[1]
+
+
+@pytest.mark.provokes('damaged data')
+@pytest.mark.parametrize('damage, state', [
+    ('truncated', 'damaged'), ('empty', 'damaged'), ('altered', 'damaged'), ('folder', 'damaged'),
+    ('missing', 'incomplete'), ('none', 'not found'), ('nowhere', 'not found')])
+def test_doctor_tells_damaged_data_from_none(monkeypatch, there, damage, state):
+    raw = there / 'MNIST' / 'raw'
+    if damage != 'nowhere': raw.mkdir(parents=True)
+    for name, (size, _) in MNIST_FILES.items() if damage not in ('nowhere', 'none') else ():
+        if damage == 'folder': (raw / name).mkdir()
+        elif damage != 'missing' or 'labels' in name:
+            (raw / name).write_bytes(b'\0' * {'empty': 0, 'truncated': 1000, 'altered': size}.get(damage, size))
+    monkeypatch.setenv('MODSPEC_DATA', str(there))
+    answer = invoke('doctor')
+    assert answer.exit_code == 0 and f'! mnist         {state}\n' in answer.stdout
+    found = {one['what']: one for one in json.loads(invoke('doctor', '--json').stdout)}
+    assert found['mnist']['found'] == state and found['mnist']['advice'] in answer.stdout
+
+
+def test_no_cuda_is_explained(there, monkeypatch):
+    "in the words of PyTorch; another device that does not exist is refused as before"
+    import torch
+    def init(): raise RuntimeError('Found no driver. See https://example.org')
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
+    monkeypatch.setattr(torch.cuda, 'init', init)
+    for device in ('cuda', 'cuda:0', 'cuda:7'):
+        answer = invoke('run', '--sparsity', '0.1', '--out', 'out', '--device', device)
+        line = one_line(answer.exit_code, answer.stderr)
+        assert line.startswith('no CUDA device was found (Found no driver); device must be one of ') and device in line
+    answer = invoke('run', '--sparsity', '0.1', '--out', 'out', '--device', 'gpu')
+    assert 'CUDA' not in one_line(answer.exit_code, answer.stderr)
+    assert 'none (Found no driver); runs compute on the processor' in invoke('doctor').stdout
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    answer = invoke('run', '--sparsity', '0.1', '--out', 'out', '--device', 'cuda:7')
+    assert one_line(answer.exit_code, answer.stderr).startswith("device must be one of ['cpu', 'cuda', 'cuda:0'], got ")
+    assert list(there.iterdir()) == []
+
+
+# JSON
+
+def document(*args, code=0):
+    "What a command prints for programs"
+    answer = invoke(*args, '--json')
+    assert answer.exit_code == code and answer.stdout.isascii(), answer.output
+    return json.loads(answer.stdout, parse_constant=lambda word: pytest.fail(f'{word} is not JSON'))
+
+
+def test_json(copied):
+    "says what the lines say, with the exit code of the command"
+    status = document('status', 'sweep.yaml', '--out', 'results')
+    assert [one['state'] for one in status['runs']] == ['done', 'done'] and status['seconds_left'] == 0
+    assert [one['state'] for one in document('status', 'sweep.yaml', '--out', 'nowhere')['runs']] == ['missing'] * 2
+    sound = document('verify', 'results')
+    assert len(sound['folders']) == 3 and sound['wrong'] == sound['other_code'] == {}
+    older_code(copied / 'runs' / 'p1.0_seeds0-0', 'correlation')
+    assert document('verify', 'results')['other_code'] == {'correlation': 1}
+    with open('results/values.parquet', 'ab') as table: table.write(b'X')
+    (path, reason), = document('verify', 'results', code=1)['wrong'].items()
+    assert path == 'results/values.parquet' and reason.startswith('has ')
+    names = {one['what'] for one in document('doctor')}
+    assert {'torch', 'python', 'disk', 'mnist'} <= names
+    assert document('show', 'results/runs/p0.01_seeds0-0')['kind'] == 'run'
+
+
+@pytest.mark.parametrize('args', ['status none.yaml', 'verify nowhere', 'claims nowhere', 'show nowhere',
+                                  'compare nowhere nowhere'])
+def test_json_of_what_is_refused(there, args):
+    "is the line on standard error, and nothing else"
+    answer = invoke(*args.split(), '--json')
+    assert one_line(answer.exit_code, answer.stderr) and answer.stdout == ''
 
 
 @pytest.mark.parametrize('needs, advice', [

@@ -49,7 +49,8 @@ def test_tables_of_a_sweep(there):
     manifest = read_manifest(results)
     assert manifest['files'].keys() == FILES and manifest['config'] == meaning(load_config(config))
     assert list(manifest['runs']) == list(load_config(config).runs()) and len(manifest['runs']) == 8
-    assert all(one.keys() == {'device', 'threads', 'versions', 'seconds'} for one in manifest['runs'].values())
+    known = {'device', 'threads', 'versions', 'provenance', 'seconds'}
+    assert all(one.keys() == known for one in manifest['runs'].values())
     assert manifest['codes'].keys() == {'training', *asked_measures(next(iter(load_config(config).runs().values())))}
     for codes in manifest['codes'].values(): assert [*codes.values()] == [list(manifest['runs'])]
     networks = read_table(results, 'networks')

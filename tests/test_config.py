@@ -13,7 +13,7 @@ from sweeps import CONFIG, NORM, TINY, forgetting_plugins, write_config
 
 from modspec.core.registry import entries
 from modspec.core.sparsity import connection_count
-from modspec.engine.config import find_run, load_config, make_sweep
+from modspec.engine.config import FILE, find_run, load_config, make_sweep
 from modspec.engine.identity import (
     as_recorded,
     measuring_identity,
@@ -242,7 +242,7 @@ REFUSED = {  # text of the file: what the message says
     P + 'seeds: !!python/object/apply:os.system ["touch pwned"]': 'is no YAML file.*python/object',
     'axes: {sparsity: !!python/tuple [0.1]}': 'is no YAML file.*python/tuple',
     # not a mapping
-    '': 'must be a mapping.*None', '- 0.1\n- 0.2': r'must be a mapping.*\[0.1, 0.2\]', '[]': r'must be a mapping.*\[\]',
+    '- 0.1\n- 0.2': r'must be a mapping.*\[0.1, 0.2\]', '[]': r'must be a mapping.*\[\]',
     'axes': "must be a mapping.*'axes'", '5': 'must be a mapping.*5',
     P + 'settings: [1]': r'must be a mapping.*\[1\]', P + 'settings: 5': 'must be a mapping.*5',
     'axes: [0.1]': r'axes must be a mapping.*\[0.1\]', 'axes: 0.1': r'axes must be a mapping.*0.1',
@@ -260,14 +260,14 @@ REFUSED = {  # text of the file: what the message says
     'axes: {sparsity: [0.1], seeds: [1, 2]}': "unknown axis 'seeds'",
     'axes: {sparsity: [0.1], lr: []}': r'lr must be a list of values, got \[\]$',
     'axes: {sparsity: [0.1], lr: 3}': 'lr must be a list of values, got 3$',
-    'axes: {sparsity: [0.1], lr: }': 'lr must be a list of values, got None$',
+    'axes: {sparsity: [0.1], lr: }': 'lr is empty; it must be a list of values$',
     'axes: {sparsity: [0.1], lr: [1.0, 0.5, 1.0]}': r'lr has a value twice: \[1.0, 0.5, 1.0\]$',
     'axes: {sparsity: [0.1], lr: [1, 1.0]}': r'lr has a value twice: \[1.0, 1.0\]$',
     'axes: {sparsity: [0.1], lr: [0.5, -1]}': 'lr must be a number in .*, got -1$',
     'axes: {sparsity: [0.1], lr: [2020-01-01]}': 'lr must be a number in .*got datetime.date',
     'axes: {sparsity: [0.1], lr: [{a: 1}]}': "lr must be a number in .*got {'a': 1}$",
     'axes: {sparsity: [0.1], rewire: [1]}': 'rewire must be true or false, got 1$',
-    'axes: {sparsity: [0.1], lr: [1], lr: [2]}': "'lr' stands there twice, in lines 1 and 1$",
+    'axes: {sparsity: [0.1], lr: [1], lr: [2]}': 'lr is given twice, in line 1$',
     'axes: {sparsity: [0.1], lr: [1]}\nsettings: {lr: 1}': 'lr is an axis and stands in settings as well',
     'axes: {sparsity: [0.1], loss: [winner, mixture]}\nsettings: {decision: absolute}': "loss 'mixture' has no gate",
     # one rate in place of two
@@ -289,13 +289,15 @@ REFUSED = {  # text of the file: what the message says
     'axes: {sparsity: [0.1], connection_lr: [0.1]}\nvariations: {fast: {connection_lr_dense: 0.2}}':
         'connection_lr 0.1 replaces connection_lr_dense;',
     # sparsities
-    'seeds: 3': 'sparsity a list of values', 'axes: {lr: [1]}': 'sparsity a list of values',
+    'seeds: 3': 'sparsity is missing; give axes', 'axes: {lr: [1]}': 'sparsity is missing; give axes',
+    'axes: {}': 'sparsity is missing', 'axes:\nseeds: 3': 'sparsity is missing', 'settings: {lr: 1}': 'is missing',
     'axes: {sparsity: []}': r'must be a list of values, got \[\]',
     'axes: {sparsity: 0.1}': 'must be a list of values, got 0.1',
     'axes: {sparsity: [0]}': r'sparsity must be a number in \[1/N\^2, 1\] = \[0.0001, 1\], got 0$',
     'axes: {sparsity: [0.1, 1.5]}': r'\[0.0001, 1\], got 1.5$', 'axes: {sparsity: [.nan]}': r'\[0.0001, 1\], got nan$',
     'axes: {sparsity: [.inf]}': 'got inf$', 'axes: {sparsity: [true]}': 'got True$',
-    'axes: {sparsity: [[0.1]]}': r'got \[0.1\]$', 'axes: {sparsity: [null]}': 'got None$',
+    'axes: {sparsity: [[0.1]]}': r'got \[0.1\]$',
+    'axes: {sparsity: [null]}': 'sparsity is empty; it must be a number in .*0.0001, 1]$',
     'axes: {sparsity: [1e-4]}': "got '1e-4'; in YAML write 1.0e-4, not 1e-4$",
     'axes: {sparsity: [a lot]}': "got 'a lot'$",
     # packs and variations
@@ -310,7 +312,7 @@ REFUSED = {  # text of the file: what the message says
     P + 'variations: {a/b: {walk: 0}}': "a variation must be named by letters.* got 'a/b'$",
     P + "variations: {'': {walk: 0}}": "a variation must be named by letters.* got ''$",
     P + 'variations: {1: {walk: 0}}': 'a variation must be named by letters.* got 1$',
-    P + 'variations: {still: }': 'variation still: parameters must be a mapping.*None',
+    P + 'variations: {still: }': 'variation still: parameters is empty; it must be a mapping',
     P + 'variations: {still: {wlk: 0}}': "variation still: unknown parameter 'wlk'; did you mean 'walk'",
     P + 'variations: {still: {walk: -1}}': r'variation still: walk must be a number in .*, got -1$',
     'axes: {sparsity: [1.0e-4]}\nvariations: {small: {n_hidden: 10}}': r'sparsity must be .*\[0.01, 1\], got 0.0001$',
@@ -320,7 +322,7 @@ REFUSED = {  # text of the file: what the message says
     # the rest
     P + 'seeds: 0': r'seeds must be a whole number in \[1, 10000\], got 0$',
     P + 'seeds: -2': 'seeds must be .* got -2$', P + 'seeds: true': 'seeds must be .* got True$',
-    P + 'seeds: 2.0': 'seeds must be .* got 2.0$', P + 'seeds:': 'seeds must be a whole number',
+    P + 'seeds: 2.0': 'seeds must be .* got 2.0$', P + 'seeds:': 'seeds is empty; it must be a whole number',
     P + 'settings: {dataset: cifar}': r"dataset must be one of \['digits', 'mnist', .*'retina'\], got 'cifar'$",
     P + 'settings: {dataset: [digits]}': r"dataset must be one of .*got \['digits'\]$",
     P + 'settings: {architecture: dense}': "architecture must be one of .*'both'\\], got 'dense'$",
@@ -331,9 +333,12 @@ REFUSED = {  # text of the file: what the message says
     P + 'settings: {lr: 1e-2}': "lr must be a number .*got '1e-2'; in YAML write 1.0e-2, not 1e-2$",
     P + 'settings: {lr: .nan}': 'lr must be a number in .*got nan$',
     # two meanings
-    'axes: {sparsity: [1]}\nseeds: 1\nseeds: 2\n': "'seeds' stands there twice, in lines 2 and 3",
-    'axes: {sparsity: [1]}\nsettings:\n  epochs: 1\n  epochs: 2\n': "'epochs' stands there twice, in lines 3 and 4",
-    'axes: {sparsity: [1]}\nvariations: {a: {lr: 1}, a: {lr: 2}}\n': "'a' stands there twice, in lines 2 and 2",
+    'axes: {sparsity: [1]}\nseeds: 1\nseeds: 2\n': 'sweep.yaml: seeds is given twice, in lines 2 and 3$',
+    'axes: {sparsity: [1]}\nsettings:\n  epochs: 1\n  epochs: 2\n': ': epochs is given twice, in lines 3 and 4$',
+    'axes: {sparsity: [1]}\nvariations: {a: {lr: 1}, a: {lr: 2}}\n': ': a is given twice, in line 2$',
+    '# one\n\nseeds: 1\naxes: {sparsity: [1]}\n\n# two\nseeds: 2\n': ': seeds is given twice, in lines 3 and 7$',
+    P + '1: 2\n1: 3\n': ': 1 is given twice, in lines 2 and 3$',
+    P + 'variations:\n  a: {lr: 1,\n    lr: 2}\n': ': lr is given twice, in lines 3 and 4$',
     'axes: {sparsity: [2020-13-45]}\n': 'month must be in 1..12',
 }
 
@@ -347,6 +352,26 @@ def test_configuration_is_refused(tmp_path, monkeypatch, text):
     with pytest.raises(ValueError, match=REFUSED[text]) as error: load_config('sweep.yaml')
     assert str(error.value).startswith('sweep.yaml') and len(str(error.value).splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ['sweep.yaml']
+
+
+@pytest.mark.provokes('illegal values')
+@pytest.mark.parametrize('text', ['', ' \n\n', '# nothing yet', '---', '~', 'null', '--- # nothing\n...\n'])
+def test_empty_file(tmp_path, text):
+    (path := tmp_path / 'sweep.yaml').write_text(text)
+    with pytest.raises(ValueError, match='sweep.yaml is empty; it may have .*axes'): load_config(path)
+
+
+@pytest.mark.provokes('illegal values')
+@pytest.mark.parametrize('name', [*FILE, *(f.name for f in fields(STUDY.settings))])
+def test_a_name_with_nothing_behind_it(tmp_path, name):
+    "is empty, and never None or {}; mappings may be empty, unless they have to say something"
+    path = tmp_path / 'sweep.yaml'
+    path.write_text({'axes': 'axes: \n'}.get(name, P + (f'{name}: ' if name in FILE else f'settings: {{{name}: }}')))
+    unset = STUDY.settings(sparsity=1.).__dict__.get(name, '') is None  # a setting that may be left unset
+    if name in ('settings', 'variations') or unset: return load_config(path)
+    with pytest.raises(ValueError) as error: load_config(path)
+    assert re.search('None|{}', str(error.value)) is None
+    assert re.search(f'{name} is empty; it must be |sparsity is missing|sparsity is an axis', str(error.value))
 
 
 def test_find_run(tmp_path):

@@ -154,6 +154,7 @@ def test_manifest(finished):
     for about in (manifest['training'], *manifest['measured']):
         assert about['device'] == 'cpu' and about['threads'] == 1 and about['seconds'] >= 0
         assert about['versions'].keys() == {'torch', 'numpy', 'pandas', 'modspec', 'python'}
+        assert about['provenance'].keys() == {'date', 'host', 'processor', 'commit', 'clean'}
     assert {one['measure']: one['code'] for one in manifest['measured']} | {
         'training': manifest['training']['code']} == codes(CONFIG)
     assert set(read_table(finished)['measure']) <= manifest['measures'].keys()

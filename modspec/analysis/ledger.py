@@ -280,10 +280,8 @@ def selected(
     keys:Sequence[str]=(), # Names of claims; by default all
     verdict:str|None=None, # One that some reading has
 )->dict[str, pd.DataFrame]:
-    "The claims of those names and that verdict; `ValueError` for a name or a verdict that is none"
+    "The claims of those names and that verdict"
     every = next(iter(ledgers.values()))['id']
-    known(dict.fromkeys(keys), [*every], 'claim')
-    if verdict: check_choice('verdict', verdict, VERDICTS)
     has = {name for ledger in ledgers.values()
            for name in ledger.loc[ledger['verdict'] == verdict, 'id']}
     names = {name for name in every if (not keys or name in keys) and (not verdict or name in has)}
@@ -321,17 +319,24 @@ class Ledger:
         found = self.readings(results, sensitivity)
         return markdown(*found.values()) if len(found) == 1 else markdown_beside(found)
 
+    def check(self, keys:Sequence[str], verdict:str|None)->None:
+        "`ValueError` for a claim or a verdict that is none, before anything is tested"
+        known(dict.fromkeys(keys), [*self.claims()], 'claim')
+        if verdict: check_choice('verdict', verdict, VERDICTS)
+
     def printed(self, results:Folders, sensitivity:str|Path|None=None, *, keys:Sequence[str]=(),
                 verdict:str|None=None)->None:
         "Print a summary and an overview, as wide as the terminal; or claims by name, in full"
+        self.check(keys, verdict)
         found = self.readings(results, sensitivity)
         if not keys: print(in_words(found))
         chosen = selected(found, keys, verdict)
-        Console().print(in_full(chosen) if keys else overview(chosen))
+        Console(force_jupyter=False).print(in_full(chosen) if keys else overview(chosen))
 
     def records(self, results:Folders, sensitivity:str|Path|None=None, *, keys:Sequence[str]=(),
                 verdict:str|None=None)->list[dict]:
         "The ledger for programs: a dictionary for each claim and reading"
+        self.check(keys, verdict)
         found = selected(self.readings(results, sensitivity), keys, verdict)
         return [dict(reading=reading) | row for reading, ledger in found.items()
                 for row in ledger.to_dict('records')]

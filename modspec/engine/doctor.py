@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import NamedTuple
 
-import typer
-
 # %% ../../nbs/engine/doctor.ipynb #d0219ded
 class Checked(NamedTuple):
     "One thing that `doctor` has looked at"
@@ -26,8 +24,8 @@ def report(
     finding:Checked, # What was looked at
 )->None:
     "Print a line for what was found, and one for what to do"
-    typer.echo(f'{"!" if finding.advice else " "} {finding.what:13} {finding.found}')
-    if finding.advice: typer.echo(f'  {"":13} → {finding.advice}')
+    print(f'{"!" if finding.advice else " "} {finding.what:13} {finding.found}')
+    if finding.advice: print(f'  {"":13} → {finding.advice}')
 
 # %% ../../nbs/engine/doctor.ipynb #0d700c2f
 def libraries()->Iterator[Checked]:

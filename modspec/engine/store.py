@@ -6,7 +6,7 @@
 __all__ = ['ARRAYS', 'WEIGHTS', 'NOTEBOOK', 'TABLES', 'COLUMNS', 'RUN_FILE', 'imported', 'without_comments', 'sources',
            'code_hash', 'acting_causes', 'training_part', 'computing', 'is_asked', 'asked_measures', 'codes', 'another',
            'run_manifest', 'lacking', 'measure_key', 'measured_ways', 'rows_of_way', 'is_finished', 'older_parts',
-           'nothing_to_do', 'unsound', 'damage', 'damages']
+           'unsound', 'damage', 'damages']
 
 # %% ../../nbs/engine/store.ipynb #a8ba3479
 import ast, hashlib, io, json, re, sys, tokenize
@@ -242,16 +242,6 @@ def older_parts(
              *((one['measure'], one['code']) for one in manifest['measured'])]
     return [*dict.fromkeys(name for name, code in parts
                            if code not in (today.get(name, code), 'converted'))]
-
-# %% ../../nbs/engine/store.ipynb #3a764172
-def nothing_to_do(
-    folder:str|Path, # Folder of a run, which need not exist
-    config:RunConfig, # The run that is asked for
-    *, outdated:bool=False, # Is what other code has computed to be computed again?
-)->bool:
-    "Whether a run is there, with all measures; `ResultError` if the folder holds anything else"
-    return is_finished(folder, config) and not (
-        outdated and older_parts(read_manifest(folder, verify=False), config))
 
 # %% ../../nbs/engine/store.ipynb #30c8ab32
 def unsound(
