@@ -1,4 +1,4 @@
-"""What a killed process leaves, and what others may read: swept by the next one, and with the permissions of the rest"""
+"""What a killed process leaves is swept by the next one; what any process writes can be read by others"""
 import os
 import signal
 import time

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['JOINING', 'SWEEP_BAR', 'FinishedRuns', 'stage', 'sweep_progress', 'again', 'check_sweep', 'run_sweep', 'tidy',
-           'follow_snakemake', 'common_cause', 'unfinished']
+           'follow_snakemake', 'error_in', 'common_cause', 'unfinished']
 
 # %% ../../nbs/engine/sweep.ipynb #56b6d1d0
 import os, subprocess, sys
@@ -172,20 +172,26 @@ def follow_snakemake(
     finally:
         if process.returncode != 0: end_snakemake(process, cluster=cluster)
 
+# %% ../../nbs/engine/sweep.ipynb #e651a5c1
+def error_in(
+    log:Path, # Of a run, or of the tables
+)->str: # Empty if there is none
+    "The last error that a command of ours has written to its log"
+    text = log.read_text(errors='replace') if log.is_file() else ''
+    said = [line for line in text.splitlines() if line.startswith('modspec: ')]
+    return said[-1].removeprefix('modspec: ') if said else ''
+
 # %% ../../nbs/engine/sweep.ipynb #3b8cefa3
 def common_cause(
     bad:list[Path], # Folders of the runs that are not finished
-    log:Path, # Of what has failed, if no run has
+    logs:Path, # Where logs are
 )->str: # To be put at the end of a line
     "Why most of these runs failed; a full disk is the reason of all that comes after it"
+    if not bad: return error_in(logs / 'collect.log')
     full = [folder for folder in bad if (failed_folder(folder) / FULL).exists()]
-    reasons = Counter(filter(None, map(why_failed, full or bad)))
-    if reasons:
-        (reason, n), = reasons.most_common(1)
-        return f'; {reason}' + (f' (so {n} of them)' if n < len(bad) else '')
-    said = log.read_text(errors='replace').split('\n') if log.is_file() else []
-    last = [line for line in said if line.startswith('modspec: ')][-1:]
-    return f'; {last[0].removeprefix("modspec: ")}' if last else ''
+    each = [why_failed(one) or error_in(logs / f'{one.name}.log') for one in full or bad]
+    ((reason, n),) = Counter(filter(None, each)).most_common(1) or [('', 0)]
+    return reason + (f' (so {n} of them)' if 0 < n < len(bad) else '')
 
 # %% ../../nbs/engine/sweep.ipynb #3a920a13
 def unfinished(
@@ -193,13 +199,14 @@ def unfinished(
     results:Path, # Folder of the sweep
 )->str: # In one line
     "What a sweep that failed has not finished, where to look, and why most of it failed"
-    runs, logs = FinishedRuns(folders), results / 'logs'
-    bad = [folder for folder in folders if not runs.has(folder)]
+    runs, logs, log = FinishedRuns(folders), results / 'logs', results / 'sweep.log'
+    bad, see = [folder for folder in folders if not runs.has(folder)], [log] * log.exists()
     if bad:
-        see = [results / 'sweep.log', *([logs] if any(map(os.path.getsize, logs.glob('*'))) else [])]
+        see += [logs] * any(map(os.path.getsize, logs.glob('*')))
         what = f'{len(bad)} of {len(folders)} runs did not finish'
         what += f' ({"; ".join(folder.name for folder in bad)})'
     else:
-        see = [path for path in (logs / 'collect.log', results / 'sweep.log') if path.exists()][:1]
+        see = [path for path in (logs / 'collect.log', *see) if path.exists()][:1]
         what = f'all {len(folders)} runs are finished, but their tables were not joined'
-    return f'{what}; see {" and ".join(map(str, see))}{common_cause(bad, see[-1])}'
+    where = f'see {" and ".join(map(str, see))}' if see else ''
+    return '; '.join(filter(None, [what, where, common_cause(bad, logs)]))
