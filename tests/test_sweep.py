@@ -1,17 +1,19 @@
 """Sweeps: what is refused, what is computed and what is not, runs that fail, and measuring without training"""
 import json
+import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 import pytest
-import tqdm
 import yaml
 from sweeps import (
     BAD_PAST,
@@ -32,17 +34,25 @@ from modspec.core.files import ResultError, as_text, read_manifest, write_manife
 from modspec.engine import notebook as pages
 from modspec.engine import progress, sweep
 from modspec.engine import run as engine
-from modspec.engine.attempts import RunFailed
+from modspec.engine.attempts import FULL, RunFailed, failed_folder, keep_failed, lacks_room
 from modspec.engine.collect import collect_sweep
 from modspec.engine.config import load_config
-from modspec.engine.notebook import repository
-from modspec.engine.processes import snakemake_command
-from modspec.engine.progress import LogLines, ProgressFile, progress_file, read_progress, shown_progress
+from modspec.engine.notebook import repository, run_notebook
+from modspec.engine.processes import check_profile, known_profiles, snakemake_command
+from modspec.engine.progress import (
+    LogLines,
+    ProgressFile,
+    SteadyBar,
+    TimeLeft,
+    progress_file,
+    read_progress,
+    shown_progress,
+)
 from modspec.engine.remeasure import measure_results, trained_again
 from modspec.engine.run import run
 from modspec.engine.status import is_collected, meaning, planned, sweep_status
 from modspec.engine.store import NOTEBOOK, TABLES, asked_measures, is_finished
-from modspec.engine.sweep import run_sweep, sweep_progress
+from modspec.engine.sweep import common_cause, run_sweep, sweep_progress, unfinished
 
 FILES = {f'{name}.parquet' for name in TABLES} | {'manifest.json'}
 MODSPEC = Path(sys.executable).with_name('modspec')
@@ -81,7 +91,7 @@ def test_run_sweep_refuses(there, monkeypatch):
     write_config()
     check(lambda: run_sweep('sweep.yaml', 'file/results'), 'cannot be written to')
     check(lambda: run_sweep('sweep.yaml', 'results', device='cuda:7'), "device must be one of .*got 'cuda:7'")
-    check(lambda: run_sweep('sweep.yaml', 'results', profile='nowhere'), 'nowhere is no Snakemake profile')
+    check(lambda: run_sweep('sweep.yaml', 'results', profile='nowhere'), 'nowhere is no Snakemake profile.*: .*slurm')
     swept(Path('sweep.yaml'), there / 'done')
     write_config('other.yaml', settings={'architecture': 'both'})
     check(lambda: run_sweep('other.yaml', 'done'), "holds .*'standard'.*asked .*'both'.*; choose another with --out")
@@ -111,6 +121,34 @@ def test_slurm_profile_sends_jobs_to_slurm():
     assert yaml.safe_load((profile / 'config.yaml').read_text())['executor'] == 'slurm'
     command = snakemake_command('sweep.yaml', 'results', 2, profile=profile)
     assert command[command.index('--profile') + 1] == str(profile)
+
+
+@pytest.mark.provokes('illegal values')
+@pytest.mark.usefixtures('no_kernel')
+@pytest.mark.parametrize('name, text, said', [
+    ('config.yaml', None, 'mine is no Snakemake profile: it has no config.yaml; there are: .*workflow/profiles/slurm'),
+    ('profile.yml', 'jobs: 1', 'mine is no Snakemake profile'),
+    ('config.yaml', 'jobs: [', 'mine/config.yaml cannot be read: .*'),
+    ('config.yaml', '- jobs', r"must be a mapping from options to values, got \['jobs'\]"),
+    ('config.yaml', '', 'must be a mapping'),
+    ('config.v8+.yaml', 'executor: abacus', 'executor abacus, which is not installed; pip install snake.*-abacus'),
+    ('config.yaml', b'\xff', 'cannot be read: ')])
+def test_profiles_that_do_not_work(there, name, text, said):
+    "are refused before Snakemake is loaded, and before anything is made"
+    write_config(), Path('mine').mkdir()
+    if isinstance(text, str): Path('mine', name).write_text(text)
+    if isinstance(text, bytes): Path('mine', name).write_bytes(text)
+    refused(lambda: run_sweep('sweep.yaml', 'results', profile='mine'), said, unchanged=there)
+
+
+def test_profiles_that_work(there, monkeypatch):
+    "by their path, their file, or their name among the user's; all are told to whoever misspells one"
+    monkeypatch.setenv('XDG_CONFIG_HOME', str(there / 'home'))
+    for folder in (there / 'home' / 'snakemake' / 'ours', there / 'here'):
+        folder.mkdir(parents=True)
+        (folder / 'config.yaml').write_text('executor: local\n')
+    for profile in ('ours', 'here', 'here/config.yaml', there / 'here', *known_profiles()): check_profile(profile)
+    assert str(there / 'home' / 'snakemake' / 'ours') in known_profiles()
 
 
 def test_no_profile_but_the_one_asked_for():
@@ -214,6 +252,71 @@ def test_failed_sweep_names_its_runs(there, monkeypatch):
     computed(one_run(0.01), there / 'results' / 'runs' / 'p0.01_seeds0-0')
     with pytest.raises(RunFailed, match=r'1 of 2 runs did not finish \(p1.0_seeds0-0\); see results/sweep.log'):
         run_sweep('sweep.yaml', 'results')
+
+
+FOUND = {  # what a sweep that failed may have left
+    'nothing': [], 'log': ['sweep.log'], 'empty logs': ['sweep.log', 'logs/p1.0_seeds0-0.log='],
+    'logs': ['sweep.log', 'logs/p1.0_seeds0-0.log=modspec: no memory'],
+    'collected': ['sweep.log', 'logs/collect.log=modspec: full'],
+    'only collected': ['logs/collect.log=modspec: full'], 'only logs': ['logs/p1.0_seeds0-0.log=text']}
+
+
+@pytest.mark.parametrize('done', [0, 1, 2])
+@pytest.mark.parametrize('found', FOUND)
+def test_only_files_that_exist_are_named(there, monkeypatch, found, done):
+    folders = load_config(write_config()).folders('results')
+    finished = [*folders][:done]
+    monkeypatch.setattr(sweep.FinishedRuns, 'has', lambda runs, folder: folder in finished)
+    for name in FOUND[found]:
+        path, _, text = name.partition('=')
+        Path('results', path).parent.mkdir(parents=True, exist_ok=True), Path('results', path).write_text(text)
+    said = unfinished(folders, Path('results'))
+    named = re.findall(r'results/[^ ;,]+', said)
+    assert all(Path(name).exists() for name in named) and ('; see ' in said) == bool(named)
+    assert 'results/sweep.log' in named or 'sweep.log' not in FOUND[found] or done == 2
+    if done == 2: assert ('; full' in said) == ('collected' in found) and 'tables were not joined' in said
+
+
+@pytest.mark.parametrize('reasons, said', [
+    ([], 'no table'), (['', ''], ''), (['no GPU'], 'no GPU'), (['no GPU', 'no GPU', 'nan'], 'no GPU (so 2 of them)'),
+    (['nan', 'No space left on device', 'nan'], 'No space left on device (so 1 of them)'),
+    (['[Errno 122] Disk quota exceeded'], '[Errno 122] Disk quota exceeded'), (['two\nlines'], 'two lines'),
+    (['log: no plugin', 'log: no plugin'], 'no plugin')])
+def test_the_common_cause_is_the_end_of_the_line(tmp_path, reasons, said):
+    "and a full disk is the cause of whatever else has failed"
+    folders = [tmp_path / str(n) for n in range(len(reasons))]
+    for folder, reason in zip(folders, reasons):
+        (tmp_path / 'page').touch()
+        if reason.startswith('log: '): folder.with_suffix('.log').write_text(f'text\nmodspec: {reason[5:]}\n')
+        elif reason: keep_failed(tmp_path / 'page', folder, RuntimeError(reason))
+    (tmp_path / 'collect.log').write_text('modspec: no table\n')
+    assert common_cause(folders, tmp_path) == said
+    assert lacks_room(said) == any((failed_folder(folder) / FULL).exists() for folder in folders)
+
+
+@pytest.mark.parametrize('theirs', ['whole', 'trained', 'without page', 'another'])
+def test_a_run_that_another_process_has_finished_meanwhile(there, monkeypatch, capsys, theirs):
+    "is a success once it has all that was asked for; a folder that holds another run by now is refused"
+    write_config()
+    out, asked, begun = Path('out'), one_run(0.01), []
+
+    def execute(notebook, page, values):
+        begun.append(values['out'])
+        page.write_text('{}')
+        if len(begun) == 1:
+            if theirs == 'trained': run(asked, out, only=['performance'])
+            elif theirs == 'without page': run(asked, out)
+            else: computed(one_run(1.) if theirs == 'another' else asked, out)
+        run(asked, values['out'])
+
+    monkeypatch.setattr(pages, 'execute', execute)
+    if theirs == 'another':
+        with pytest.raises(ResultError, match='out holds another run'): run_notebook(asked, out)
+    else:
+        assert is_finished(run_notebook(asked, out), asked)
+        assert 'out was finished by another process meanwhile' in capsys.readouterr().err
+        assert len(begun) == (1 if theirs == 'whole' else 2)
+    assert not [*there.glob('.out*')] and not Path('out.failed').exists()
 
 
 @pytest.mark.provokes('killed kernel')
@@ -418,12 +521,12 @@ def test_training_again_wants_its_networks_in_the_table(there):
 def bars(monkeypatch):
     "The progress bars that are made, shown although nobody looks"
     made = []
-    class Bar(tqdm.tqdm):
+    class Bar(SteadyBar):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs | dict(disable=False, file=StringIO()))
             made.append(self)
     for module in (sweep, progress):
-        monkeypatch.setattr(module, 'tqdm', Bar)
+        monkeypatch.setattr(module, 'SteadyBar', Bar)
         monkeypatch.setattr(module, 'watched', lambda: True)
     return made
 
@@ -457,6 +560,66 @@ def test_sweep_progress_counts_finished_and_running_runs(four, bars):
         (ended / 'manifest.json').touch()
         progress_file(ended).write_text(json.dumps(dict(n=9, total=10, text='ended')))
     assert bars[0].n == 2.4 and 'half' in bars[0].postfix
+
+
+def test_the_stages_of_a_sweep(four, bars):
+    "are named, also while no run is being computed; the bar is full when the tables are joined, and not before"
+    with sweep_progress(four, 'title'):
+        until(lambda: 'waiting for the next run' in (bars[0].postfix or ''))
+        for folder in four: progress_file(folder).write_text(json.dumps(dict(n=0, total=1, text='starting')))
+        until(lambda: 'starting (4)' in bars[0].postfix)
+        for folder in four:
+            folder.mkdir()
+            (folder / 'manifest.json').touch(), progress_file(folder).unlink()
+        until(lambda: 'joining the tables' in bars[0].postfix)
+        assert 3.9 < bars[0].n < 4
+    assert bars[0].n == 4
+
+
+def test_the_stages_of_a_run(tmp_path, bars):
+    "what its kernel cannot say is said for it; and it is alive, however long a step takes"
+    path = tmp_path / '.out.progress.json'
+    with shown_progress(path):
+        assert read_progress(path)['text'] == 'starting'
+        with ProgressFile(path, 10) as inside:
+            inside.set_description('training')
+            until(lambda: 'training' in bars[0].desc)
+            os.utime(path, (0, 0))
+            until(lambda: time.time() - path.stat().st_mtime < 60)
+        until(lambda: 'writing its page' in bars[0].desc)
+        until(lambda: read_progress(path)['text'] == 'writing its page')
+    assert list(tmp_path.iterdir()) == []
+
+
+def shares(course, seconds=300):
+    "The share that is done at each second, for a work that goes like that"
+    return [(second, min(1., max(0., course(second)))) for second in range(1, seconds + 1)]
+
+
+STEADY = {'even': lambda t: t / 300, 'late': lambda t: (t - 30) / 270}
+SWINGING = {'nothing': lambda t: 0, 'a jump': lambda t: 0.5 * (t > 280), 'slower': lambda t: 0.1 * t ** 0.3,
+            'faster': lambda t: (t / 300) ** 2, 'waves': lambda t: t / 300 * (1 + 0.4 * math.sin(t ** .7))}
+
+
+@pytest.mark.parametrize('name', [*STEADY, *SWINGING])
+def test_no_time_is_said_before_it_is_steady(name):
+    left = TimeLeft()
+    said = {t: left.after(t, share) for t, share in shares((STEADY | SWINGING)[name])}
+    told = {t: seconds for t, seconds in said.items() if seconds is not None}
+    if name in SWINGING: assert len(told) < 30, told
+    else: assert len(told) > 100 and min(told) >= 20
+    if name in STEADY: assert all(abs(seconds - (300 - t)) <= 0.3 * 300 for t, seconds in told.items())
+
+
+def test_bars_say_a_question_mark_before_that():
+    "also those that begin in the middle"
+    for initial in (0, 50):
+        bar = SteadyBar(total=100, initial=initial, file=StringIO())
+        bar.update(25)
+        assert '<?' in str(bar) and '?it/s' in str(bar)
+        bar.left.after = lambda seconds, share: 9.
+        assert '<?' not in str(bar)
+        bar.close()
 
 
 def test_a_run_counts_as_finished_when_it_has_all_that_is_asked_for(there):
@@ -500,7 +663,7 @@ def test_what_a_killed_run_said_is_forgotten(tmp_path, bars):
     path = tmp_path / '.out.progress.json'
     path.write_text(json.dumps(dict(n=9, total=10, text='before')))
     (tmp_path / f'.{path.name}.123.tmp').write_text('{"n"')
-    with shown_progress(path): assert list(tmp_path.iterdir()) == []
+    with shown_progress(path): assert list(tmp_path.iterdir()) == [path] and read_progress(path)['text'] == 'starting'
     assert bars[0].desc != 'before'
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from modspec.core.files import (ResultError, locked, read_manifest, write_manifest,
-    written_whole)
+from ..core.files import (ResultError, locked, make_folder, read_manifest,
+    write_manifest, written_whole)
 from .attempts import attempt
 from .config import load_config
 from .identity import measuring_identity
@@ -104,6 +104,7 @@ def replace_tables(
 )->None:
     "Write the tables of a sweep; the older ones stay if these find no room"
     names = [f'{name}.parquet' for name in TABLES]
+    make_folder(results)
     with attempt(results / 'tables') as partial:
         for name, table in tables.items():
             with written_whole(partial / f'{name}.parquet') as temporary:

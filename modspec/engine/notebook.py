@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from tqdm.auto import tqdm
 
 from ..core.checks import check_choice, check_device, check_threads, known
 from modspec.core.files import (ResultError, make_folder, own_folder, read_manifest,
@@ -26,7 +25,7 @@ from ..core.registry import PLUGINS, entries
 from ..core.shipped import repository
 from .attempts import RunFailed, attempt, failed_folder, keep_failed, publish
 from .plan import RunConfig, study_named
-from .progress import polling, progress_file, shown_progress, watched
+from .progress import SteadyBar, polling, progress_file, shown_progress, watched
 from .store import NOTEBOOK, another, is_finished, lacking, older_parts, run_manifest
 
 # %% ../../nbs/engine/notebook.ipynb #979b575b
@@ -229,7 +228,7 @@ def draw_figures(
     with attempt(out / 'pages') as partial, ThreadPoolExecutor(n) as pool:
         try:
             drawn = pool.map(draw, notebooks)
-            for _ in tqdm(drawn, total=n, desc='figures', disable=not watched()): pass
+            for _ in SteadyBar(drawn, total=n, desc='figures', disable=not watched()): pass
         except (KeyboardInterrupt, SystemExit): # the threads end with their kernels
             with polling(kill_kernels): pool.shutdown()
             raise

@@ -11,18 +11,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from ..core.checks import check_choice
-from ..core.files import ResultError, read_manifest
+from ..core.files import ResultError, own_folder, read_manifest
 from ..core.registry import entries
 from .identity import recorded_run, recorded_sweep
 from .notebook import check_data
 from .plan import RunConfig, SweepConfig
-from .progress import LogLines, polling, read_progress, watched
+from .progress import LogLines, SteadyBar, polling, read_progress, watched
 from .sweep import SWEEP_BAR
 
 # %% ../../nbs/engine/remeasure.ipynb #5eeccf0e
@@ -80,8 +78,8 @@ def counted_runs(
         yield began.append
         return
     how:dict[str, Any] = dict(total=n, desc=title, bar_format=SWEEP_BAR)
-    with TemporaryDirectory() as place, tqdm(**how) if watched() else LogLines(n) as bar:
-        path = Path(place, 'progress.json')
+    with own_folder(gettempdir()) as place, SteadyBar(**how) if watched() else LogLines(n) as bar:
+        path = place / 'progress.json'
         def look(done=0):
             said = read_progress(path)
             part = round(max(len(began) - 1, 0) + said['n'] / said['total'], 2)

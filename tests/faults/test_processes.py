@@ -20,7 +20,7 @@ import pandas as pd
 import psutil
 import pytest
 from safetensors import SafetensorError
-from sweeps import CONFIG, computed, contents, swept, until, write_config
+from sweeps import CONFIG, NORM, computed, contents, swept, until, write_config
 
 from modspec.analysis.tables import read_table
 from modspec.core import files
@@ -327,7 +327,7 @@ def test_two_measures_at_once(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.provokes('orphaned run')
 def test_orphan_finds_its_successor_done(there, kernel, family):
-    "Two commands compute one run; the second to finish discards its work and says so"
+    "Two commands compute one run; the second to finish discards its work and says so, which is a success"
     kernel(GATE)
     args = ['run', '--config', write_config(), '--name', 'p1.0_seeds0-0', '--out', 'out']
     orphan = start(*args, GATE=str(there / 'gate'))
@@ -336,7 +336,7 @@ def test_orphan_finds_its_successor_done(there, kernel, family):
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path('out').iterdir()}
     (there / 'gate').touch()
     _, said = orphan.communicate()
-    assert orphan.returncode == 1 and 'out was finished by another process meanwhile' in said.splitlines()[-1]
+    assert orphan.returncode == 0 and 'out was finished by another process meanwhile' in said
     assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in Path('out').iterdir()} == before
     assert not Path('out.failed').exists() and not [path for path in there.glob('.out*')] and not family()
 
@@ -357,9 +357,46 @@ def test_successor_finds_the_orphan_done(there, kernel, family):
     (there / 'gate').touch()
     _, said = command.communicate()
     assert command.returncode == 0, said
-    assert 'finished by another process meanwhile' not in (there / 'results' / 'logs' / f'{name}.log').read_text()
-    assert 'Trying to restart job' in (there / 'results' / 'sweep.log').read_text()
+    assert 'finished by another process meanwhile' in (there / 'results' / 'logs' / f'{name}.log').read_text()
+    assert 'Trying to restart job' not in (there / 'results' / 'sweep.log').read_text()
     assert finished_runs('results') == before and len(before) == len([*TABLES, WEIGHTS, NOTEBOOK, 'manifest.json'])
+    nothing_half_done('results')
+
+
+RACE = """
+first, gate = Path(os.environ['GATE'] + '.first'), Path(os.environ['GATE'])
+import modspec.engine.run as runs
+train = runs.train_run
+def racing(*args):
+    mine = not first.exists()
+    (first if mine else first.with_suffix('.second')).touch()
+    while not gate.exists(): time.sleep(0.01)
+    made = Path(said.replace('/.', '/').removesuffix('.progress.json'), 'manifest.json')
+    while mine != (gate.read_text() == 'first') and not made.exists(): time.sleep(0.01)
+    return train(*args)
+runs.train_run = racing
+"""  # for `kernel`: two that compute one run; the file that the environment names says which of them is to end first
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('orphaned run')
+@pytest.mark.parametrize('winner', ['first', 'second'])
+def test_shell_of_a_job_is_killed(there, kernel, family, winner):
+    "Its run goes on beside the one that Snakemake starts in its place: whichever ends first, the sweep is done"
+    kernel(RACE)
+    config, name, gate = write_config(sparsities=[0.01]), 'p0.01_seeds0-0', there / 'gate'
+    command = start('sweep', config, '--out', 'results', GATE=str(gate))
+    until(Path(f'{gate}.first').exists)
+    shells = [p for p in family() if 'bash' in p.name() and any('modspec run' in word for word in p.cmdline())]
+    assert len(shells) == 1
+    kill(shells)
+    until(Path(f'{gate}.second').exists)
+    gate.with_name('opened').write_text(winner), gate.with_name('opened').rename(gate)
+    _, said = command.communicate()
+    assert command.returncode == 0 and 'modspec: ' not in said, said
+    until(lambda: not family(), 60)
+    assert states(config, 'results') == ['done'] and set(read_table('results')['sparsity']) == {0.01}
+    assert {path.name for path in Path('results/runs').iterdir()} == {name}
     nothing_half_done('results')
 
 
@@ -376,9 +413,7 @@ def test_one_of_many_wins(tmp_path):
             own.mkdir()
             for name in ('values.parquet', 'manifest.json'): (own / name).write_text(str(racer))
             barrier.wait()
-            try: publish(own, place)
-            except RunFailed: return None
-            return racer
+            return racer if publish(own, place) else None
 
         with ThreadPoolExecutor(8) as pool: winners = [racer for racer in pool.map(race, range(8)) if racer is not None]
         assert len(winners) == 1
@@ -718,6 +753,75 @@ def test_disk_that_is_full_when_tables_are_made(there):
     assert int(re.search(r'refused (\d+) times\n$', said)[1]) >= 2 <= said.count('No space left on device')
     assert 'Restored previous version of results/' in said
     assert set(read_table('copy')['sparsity']) == {0.01, 0.5, 1.}
+
+
+FULL_FOR_RUNS = """
+import os, subprocess, sys
+from pathlib import Path
+
+subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=' + sys.argv[2], 'tmpfs', 'results'], check=True)
+answer = subprocess.run([sys.argv[1], 'sweep', 'sweep.yaml', '--out', 'results', '--cores', '1'], capture_output=True,
+                        text=True)
+half = [str(path) for path in Path('results').rglob('.*')]
+print(answer.returncode, answer.stderr.splitlines()[-1], *half, sep='\\n')
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('full disk', rounds=2)
+@pytest.mark.parametrize('size', ['64k', '16k'])
+def test_disk_without_room_for_any_run(there, kernel, family, size):
+    "The first run is not tried twice and no other is begun; the last line says that it is the disk"
+    (there / 'kernels').mkdir()
+    kernel(f"tempfile.mkstemp(dir={str(there / 'kernels')!r})")
+    write_config(sparsities=[0.01, 0.3, 1.])
+    Path('results').mkdir()
+    code, said, *half = in_a_mount_of_its_own(FULL_FOR_RUNS, str(MODSPEC), size).splitlines()
+    assert code == '1' and 'No space left on device' in said and '3 of 3 runs did not finish' in said and not half
+    assert len(list((there / 'kernels').iterdir())) <= 1 and not family()
+
+
+READ_ONLY = """
+import subprocess, sys
+from pathlib import Path
+
+script = 'mount -t tmpfs -o size=8m tmpfs disk && cp -r results disk/ && mount -o remount,ro disk'
+subprocess.run(script, shell=True, check=True)
+for line in sys.argv[2:]:
+    answer = subprocess.run([sys.argv[1], *line.split()], capture_output=True, text=True)
+    print(answer.returncode, answer.stderr.strip())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('full disk', rounds=7)
+def test_disk_that_is_read_only(there):
+    "is refused in the same words by all that writes"
+    swept(write_config(), there / 'results')
+    Path('norm.py').write_text(NORM), Path('disk').mkdir()
+    lines = ['run --sparsity 0.1 --out disk/one', 'sweep sweep.yaml --out disk/new', 'figures disk/results',
+             'reproduce sweep.yaml --out disk/new', 'figures results --out disk/figures',
+             'collect sweep.yaml --out disk/results', 'measure disk/results --plugin norm.py']
+    for line in in_a_mount_of_its_own(READ_ONLY, str(MODSPEC), *lines).splitlines():
+        assert re.fullmatch(r'2 modspec: disk/\S+ cannot be written to \(Read-only file system\); ch.* --out', line)
+
+
+@pytest.mark.slow
+@pytest.mark.provokes('killed sweep')
+def test_command_of_a_run_is_killed(there, kernel, family, monkeypatch):
+    "Whatever it has left, beside its folder and among temporary files, is removed by the same command"
+    kernel(GATE)
+    (there / 'temporary').mkdir()
+    monkeypatch.setenv('TMPDIR', str(there / 'temporary'))
+    args = ['run', '--config', write_config(), '--name', 'p1.0_seeds0-0', '--out', 'out']
+    command = start(*args, GATE=str(there / 'gate'))
+    until((there / 'gate.reached').exists)
+    command.kill()
+    command.communicate()
+    until(lambda: not family(), 60)
+    assert [path for path in there.glob('.out.*')] and [*Path('temporary').iterdir()]
+    assert modspec(*args) == (0, 'results: out')
+    assert not [path for path in there.glob('.out*')] and not [*Path('temporary').iterdir()]
 
 
 @pytest.mark.slow
