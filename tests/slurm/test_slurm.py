@@ -62,15 +62,18 @@ def quick(slurm, there):
 
 
 GATE = """
-import os, sys, time
+import os, time
 from pathlib import Path
-gate = Path(os.environ['GATE'])
-if 'MODSPEC_PROGRESS' in os.environ:
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import launch_new_instance
+gate, execute = Path(os.environ['GATE']), IPythonKernel.do_execute
+async def gated(*args, **kwargs):
     Path(f'{gate}.{os.getpid()}').touch()
     while not gate.exists(): time.sleep(0.1)
-from ipykernel.kernelapp import launch_new_instance
+    return await execute(*args, **kwargs)
+IPythonKernel.do_execute = gated
 launch_new_instance()
-"""  # a kernel that waits until a file exists, and says so by another one
+"""  # a kernel that executes nothing until a file exists, and says by another one that it waits
 
 
 class Gate:
@@ -213,7 +216,7 @@ def test_over_its_time(config, quick, gate, tables):
 
 def test_over_its_memory(config, quick):
     "every attempt is ended by Slurm; the runs are named, and the logs say why"
-    message = end(start(config, quick(mem_mb=150)), code=1)
+    message = end(start(config, quick(mem_mb=400)), code=1)
     assert '2 of 2 runs did not finish' in message
     for name in NAMES: check_logs(message, name, 'memory')
 
@@ -227,7 +230,7 @@ def check_logs(message: str, run: str, reason: str) -> None:
 
 def test_a_failed_run_stops_no_other(there, quick):
     "it is named, with its log"
-    config = write_config(sparsities=[0.5], axes=dict(lr=[0.001, 1e6]))
+    config = write_config(sparsities=[0.5], axes=dict(lr=[0.001, 1e6]), settings=dict(n_pairs=256))
     message = end(start(config, quick()), code=1)
     bad = [*load_config(config).runs()][1]
     assert f'1 of 2 runs did not finish ({bad})' in message and states(config) == ['done', 'failed']
@@ -258,7 +261,7 @@ def test_failures_are_noticed_within_a_minute(accounts, slurm, there, monkeypatc
         (profile / 'config.yaml').write_text(yaml.safe_dump(settings))
     else: assert not answer('sacct')
     earlier, noticed = failed_jobs(), "failed, SLURM status is: 'FAILED'"
-    process = start(write_config(sparsities=[0.5], settings=dict(lr=1e6)), profile)
+    process = start(write_config(sparsities=[0.5], settings=dict(lr=1e6, n_pairs=256)), profile)
     for attempt in (1, 2):
         until(lambda attempt=attempt: len(failed_jobs() - earlier) == attempt)
         assert until(lambda attempt=attempt: said_by('results/sweep.log').count(noticed) == attempt) < 60
