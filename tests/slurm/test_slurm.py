@@ -218,7 +218,7 @@ def test_over_its_memory(config, quick):
     "every attempt is ended by Slurm; the runs are named, and the logs say why"
     message = end(start(config, quick(mem_mb=400)), code=1)
     assert '2 of 2 runs did not finish' in message
-    for name in NAMES: check_logs(message, name, 'memory')
+    for name in NAMES: check_logs(message, name, 'exceeded memory limit')
 
 
 def check_logs(message: str, run: str, reason: str) -> None:
