@@ -53,7 +53,7 @@ def run_state(
 )->dict[str, Any]: # `state`, `progress` in [0, 1], `seconds` it took, `older`: parts of other code
     "What is known of one run from the files it has left"
     path, state = progress_file(folder), dict(progress=0., seconds=None, older='')
-    if is_recent(path):
+    if is_recent(path) or (job == 'RUNNING' and path.exists()):
         said = read_progress(path)
         return state | dict(state='running', progress=said['n'] / said['total'])
     if not (folder / 'manifest.json').exists(): return state | dict(state=not_begun(folder, job))

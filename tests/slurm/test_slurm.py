@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 from cluster import answer, cluster, missing_programs
-from sweeps import until, write_config
+from sweeps import swept, until, write_config
 
 from modspec.engine.config import load_config
 from modspec.engine.notebook import repository
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(MISSING), reason=f'not 
 MODSPEC = Path(sys.executable).with_name('modspec')
 SMOKE = repository() / 'config' / 'extreme_sparsity' / 'smoke.yaml'
 SHIPPED = repository() / 'workflow' / 'profiles' / 'slurm'
-NAMES = [*load_config(SMOKE).runs()]
+NAMES = 'p0.01_seeds0-0', 'p1.0_seeds0-0'  # the runs of the sweep of `config`
 TABLES = 'networks', 'values', 'history'
 
 
@@ -35,10 +35,15 @@ def slurm(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def tables(tmp_path_factory) -> list[bytes]:
-    "Those of the smoke sweep, computed here"
-    results = tmp_path_factory.mktemp('here') / 'results'
-    subprocess.run([MODSPEC, 'sweep', SMOKE, '--out', results, '--cores', '1'], check=True, cwd=results.parent)
-    return tables_of(results)
+    "Those of the sweep of `config`, computed here"
+    folder = tmp_path_factory.mktemp('here')
+    return tables_of(swept(write_config(folder / 'sweep.yaml'), folder / 'results'))
+
+
+@pytest.fixture
+def config(there) -> Path:
+    "A sweep of two runs that take a moment"
+    return write_config()
 
 
 @pytest.fixture
@@ -57,15 +62,18 @@ def quick(slurm, there):
 
 
 GATE = """
-import os, sys, time
+import os, time
 from pathlib import Path
-gate = Path(os.environ['GATE'])
-if 'MODSPEC_PROGRESS' in os.environ:
+from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import launch_new_instance
+gate, execute = Path(os.environ['GATE']), IPythonKernel.do_execute
+async def gated(*args, **kwargs):
     Path(f'{gate}.{os.getpid()}').touch()
     while not gate.exists(): time.sleep(0.1)
-from ipykernel.kernelapp import launch_new_instance
+    return await execute(*args, **kwargs)
+IPythonKernel.do_execute = gated
 launch_new_instance()
-"""  # a kernel that waits until a file exists, and says so by another one
+"""  # a kernel that executes nothing until a file exists, and says by another one that it waits
 
 
 class Gate:
@@ -133,41 +141,43 @@ def job_of(run: str, state: str = 'RUNNING') -> str:
 
 # a sweep
 
-def test_tables_are_those_of_a_local_sweep(slurm, there, tables):
+def test_tables_are_those_of_a_local_sweep(slurm, there):
     "byte for byte, with the profile as it is; of runs that went well Slurm leaves no log"
+    runs = [*load_config(SMOKE).runs()]
+    subprocess.run([MODSPEC, 'sweep', SMOKE, '--out', 'here'], check=True)
     end(start(SMOKE, SHIPPED))
-    assert tables_of('results') == tables and states(SMOKE) == ['done', 'done']
-    assert {path.stem for path in Path('results/logs').glob('*.log')} == {'collect', *NAMES}
+    assert tables_of('results') == tables_of('here') and states(SMOKE) == ['done', 'done']
+    assert {path.stem for path in Path('results/logs').glob('*.log')} == {'collect', *runs}
     assert not [*Path('results/logs/slurm').rglob('*.log')]
     assert len(re.findall('has been submitted with SLURM jobid', said_by('results/sweep.log'))) == 2
 
 
-def test_queued_starting_running(there, quick, gate):
+def test_queued_starting_running(config, quick, gate):
     "is what `status` tells apart"
     answer('scontrol', 'update', 'NodeName=localhost', 'State=DRAIN', 'Reason=test')
-    process = start(SMOKE, quick())
-    until(lambda: states(SMOKE) == ['queued', 'queued'])
+    process = start(config, quick())
+    until(lambda: states(config) == ['queued', 'queued'])
     answer('scontrol', 'update', 'NodeName=localhost', 'State=RESUME')
-    until(lambda: states(SMOKE) == ['starting', 'starting'])
+    until(lambda: states(config) == ['starting', 'starting'])
     until(lambda: gate.waiting() == 2)
-    assert states(SMOKE) == ['starting', 'starting']
+    assert states(config) == ['starting', 'starting']
     gate.open()
-    until(lambda: 'running' in states(SMOKE))
+    until(lambda: 'running' in states(config))
     end(process)
-    assert states(SMOKE) == ['done', 'done']
+    assert states(config) == ['done', 'done']
 
 
-def test_job_array(there, quick, tables):
+def test_job_array(config, quick, tables):
     "of all runs in one submission: the same tables"
-    end(start(SMOKE, quick(**{'slurm-array-jobs': 'run'})))
+    end(start(config, quick(**{'slurm-array-jobs': 'run'})))
     assert tables_of('results') == tables
     assert 'Submitted array job' in said_by('results/sweep.log')
 
 
 # jobs that end too early
 
-def test_cancelled_job_is_tried_again(there, quick, gate, tables):
-    process = start(SMOKE, quick())
+def test_cancelled_job_is_tried_again(config, quick, gate, tables):
+    process = start(config, quick())
     until(lambda: gate.waiting() == 2)
     cancelled = job_of(NAMES[0])
     answer('scancel', cancelled)
@@ -177,23 +187,25 @@ def test_cancelled_job_is_tried_again(there, quick, gate, tables):
     assert f"SLURM-job '{cancelled}' failed, SLURM status is: 'CANCELLED'" in said_by('results/sweep.log')
 
 
-def test_what_is_cancelled_twice_is_named(there, quick, gate):
+def test_what_is_cancelled_twice_is_named(config, quick, gate):
     "and the other run is finished"
-    process = start(SMOKE, quick())
+    process = start(config, quick())
     for attempt in range(2):
         until(lambda attempt=attempt: gate.waiting() == 2 + attempt)
         answer('scancel', job_of(NAMES[0]))
     gate.open()
     message = end(process, code=1)
-    assert f'1 of 2 runs did not finish ({NAMES[0]})' in message and states(SMOKE) == ['missing', 'done']
+    assert f'1 of 2 runs did not finish ({NAMES[0]})' in message and states(config) == ['missing', 'done']
     check_logs(message, NAMES[0], 'CANCELLED')
 
 
-def test_over_its_time(there, quick, gate, tables):
+def test_over_its_time(config, quick, gate, tables):
     "a job is ended by Slurm, and tried again"
-    process = start(SMOKE, quick(runtime=1))
+    process = start(config, quick(runtime=7))
     until(lambda: gate.waiting() == 2)
     number = job_of(NAMES[0])
+    assert answer('squeue', '-h', '-j', number, '-o', '%l').strip() == '7:00'
+    answer('scontrol', 'update', f'JobId={number}', 'TimeLimit=1')  # the shortest there is
     until(lambda: jobs('--states=all')[number][1] == 'TIMEOUT')
     until(lambda: f"SLURM-job '{number}' failed, SLURM status is: 'TIMEOUT'" in said_by('results/sweep.log'))
     gate.open()
@@ -202,11 +214,11 @@ def test_over_its_time(there, quick, gate, tables):
     assert any('DUE TO TIME LIMIT' in path.read_text() for path in Path('results/logs/slurm').rglob(f'{number}.log'))
 
 
-def test_over_its_memory(there, quick):
+def test_over_its_memory(config, quick):
     "every attempt is ended by Slurm; the runs are named, and the logs say why"
-    message = end(start(SMOKE, quick(mem_mb=150)), code=1)
+    message = end(start(config, quick(mem_mb=400)), code=1)
     assert '2 of 2 runs did not finish' in message
-    for name in NAMES: check_logs(message, name, 'memory')
+    for name in NAMES: check_logs(message, name, 'exceeded memory limit')
 
 
 def check_logs(message: str, run: str, reason: str) -> None:
@@ -218,7 +230,7 @@ def check_logs(message: str, run: str, reason: str) -> None:
 
 def test_a_failed_run_stops_no_other(there, quick):
     "it is named, with its log"
-    config = write_config(sparsities=[0.5], axes=dict(lr=[0.001, 1e6]))
+    config = write_config(sparsities=[0.5], axes=dict(lr=[0.001, 1e6]), settings=dict(n_pairs=256))
     message = end(start(config, quick()), code=1)
     bad = [*load_config(config).runs()][1]
     assert f'1 of 2 runs did not finish ({bad})' in message and states(config) == ['done', 'failed']
@@ -248,44 +260,45 @@ def test_failures_are_noticed_within_a_minute(accounts, slurm, there, monkeypatc
         settings = yaml.safe_load((SHIPPED / 'config.yaml').read_text()) | {'slurm-status-command': 'sacct'}
         (profile / 'config.yaml').write_text(yaml.safe_dump(settings))
     else: assert not answer('sacct')
-    process = start(write_config(sparsities=[0.5], settings=dict(lr=1e6)), profile)
-    for n in (1, 2):
-        until(lambda n=n: [state for _, state in jobs('--states=all').values()].count('FAILED') == n, 100)
-        assert until(lambda n=n: noticed() == n, 100) < 60
+    earlier, noticed = failed_jobs(), "failed, SLURM status is: 'FAILED'"
+    process = start(write_config(sparsities=[0.5], settings=dict(lr=1e6, n_pairs=256)), profile)
+    for attempt in (1, 2):
+        until(lambda attempt=attempt: len(failed_jobs() - earlier) == attempt)
+        assert until(lambda attempt=attempt: said_by('results/sweep.log').count(noticed) == attempt) < 60
     end(process, code=1)
 
 
-def noticed() -> int:
-    "How many jobs the sweep knows to have failed"
-    return said_by('results/sweep.log').count("failed, SLURM status is: 'FAILED'")
+def failed_jobs() -> set[str]:
+    "The numbers of all jobs that ended with an error"
+    return {number for number, (_, state) in jobs('--states=all').items() if state == 'FAILED'}
 
 
 # the sweep's own process
 
-def test_killed_and_resumed_while_jobs_run(there, quick, gate, tables):
+def test_killed_and_resumed_while_jobs_run(config, quick, gate, tables):
     "The login node dies: its processes are gone, the jobs are not; the same command goes on beside them"
     profile = quick()
-    process = start(SMOKE, profile)
+    process = start(config, profile)
     until(lambda: gate.waiting() == 2)
     for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]: one.kill()
     process.communicate()
     first = {*jobs()}
-    assert len(first) == 2 and states(SMOKE) == ['starting', 'starting']
-    again = start(SMOKE, profile)
+    assert len(first) == 2 and states(config) == ['starting', 'starting']
+    again = start(config, profile)
     until(lambda: gate.waiting() == 4)
     gate.open()
     end(again)
-    assert tables_of('results') == tables and states(SMOKE) == ['done', 'done']
+    assert tables_of('results') == tables and states(config) == ['done', 'done']
 
 
-def test_stopped_sweep_cancels_its_jobs(there, quick, gate, tables):
+def test_stopped_sweep_cancels_its_jobs(config, quick, gate, tables):
     "Of a command that is killed alone, Snakemake cancels the jobs; the same command computes what is missing"
     profile = quick()
-    process = start(SMOKE, profile)
+    process = start(config, profile)
     until(lambda: gate.waiting() == 2)
     process.kill()
     process.communicate()
     until(lambda: not jobs())
     gate.open()
-    end(start(SMOKE, profile))
+    end(start(config, profile))
     assert tables_of('results') == tables
