@@ -26,10 +26,11 @@ from .engine.attempts import RunFailed
 from .engine.config import find_run, load_config
 from .engine.doctor import libraries, machine, report, surroundings
 from .engine.options import (FRACTION, ArchitectureName, Assignments, BatchSize, Config,
-    Cores, DatasetName, Device, Download, DryRun, Epochs, FirstSeed, Measures, NameOfRun, Out,
+    Cores, DatasetName, Device, Download, DryRun, Epochs, FirstSeed, Log, Measures, NameOfRun, Out,
     Plugin, Profile, Recompute, Results, Retrain, RunOut, Seeds, Sparsities, StudyName, SweepFile,
     SweepOfTables, Threads, given_settings, number, only_given)
 from .engine.plan import RunConfig, SweepConfig, make_run, study_named
+from .training.live import log_folder, logged
 
 # %% ../nbs/cli.ipynb #4d53230d
 def say_version(wanted:bool)->None:
@@ -113,6 +114,7 @@ def run_command(
     batch_size:BatchSize=None, setting:Assignments=None, study:StudyName=None,
     config:SweepFile=None, name:NameOfRun=None, device:Device='cpu', threads:Threads=1,
     download:Download=False, plugin:Plugin=None, recompute:Recompute=False,
+    log:Log=None,
 ):
     """
     Train and measure networks: executes the notebook of the study with papermill.
@@ -121,7 +123,7 @@ def run_command(
     `modspec run --sparsity 0.01 --set mask_fraction=0.1 --set readout_lr=0.5 --out results/two`
     """
     from modspec.engine.notebook import run_notebook
-    with clear_errors():
+    with clear_errors(), logged(log_folder(log, out.parent)):
         with_plugins(plugin)
         options = only_given(dataset=dataset, architecture=architecture, epochs=epochs,
                              batch_size=batch_size, sparsity=sparsity)
@@ -170,6 +172,7 @@ def computed_sweep(
 def sweep_command(
     config:Config, out:Out=None, cores:Cores=None, download:Download=False, profile:Profile=None,
     device:Device='cpu', plugin:Plugin=None, recompute:Recompute=False, dry_run:DryRun=False,
+    log:Log=None,
 ):
     """
     Compute what is missing of a sweep; the same command goes on where it stopped.
@@ -177,7 +180,7 @@ def sweep_command(
     Examples: `modspec sweep config/extreme_sparsity/quick.yaml` and the same with `--dry-run`
     """
     results = out or default_results(config)
-    with clear_errors():
+    with clear_errors(), logged(log_folder(log, results)):
         with_plugins(plugin)
         if dry_run:
             from modspec.engine.status import planned

@@ -57,9 +57,9 @@ def check_labels(
                          f'{described(labels)}')
     if len(labels) != len(images):
         raise ValueError(f'there are {len(images)} images, but {len(labels)} labels')
-    if labels.min() < 0: raise ValueError(f'labels must be 0 or more, got {labels.min()}')
     if labels.device != images.device:
         raise ValueError(f'images are on {images.device}, but labels on {labels.device}')
+    if labels.min() < 0: raise ValueError(f'labels must be 0 or more, got {labels.min()}')
 
 # %% ../../nbs/core/data.ipynb #a5bcc7d6
 @dataclass(frozen=True)

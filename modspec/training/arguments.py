@@ -78,7 +78,7 @@ def check_asked(
     check_answers(f'the answers of task {task!r}', asked.target(shown), (n,), model.n_classes, labels)
     if subtasks:
         several = asked.subtasks(shown)
-        shape = n, *getattr(several, 'shape', ())[1:2]
+        shape = n, several.shape[1] if getattr(several, 'ndim', 0) == 2 else 1
         check_answers(f'the sub-tasks of task {task!r}', several, shape, model.n_classes, labels)
 
 # %% ../../nbs/training/arguments.ipynb #a2d3c0ec
