@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 from tqdm import tqdm
+from typer.testing import CliRunner
 
+from modspec import cli
 from modspec.core import checks
 from modspec.core.data import load_dataset
+from modspec.engine import notebook
+from modspec.engine.plan import make_run
 from modspec.networks.recurrent import Recurrent, init_stack
 from modspec.training import live
 from modspec.training.live import Epoch, SparseLines, each_of, log_folder, log_of_run, logged, run_log, said_in
@@ -172,3 +176,37 @@ def test_tensorboard(monkeypatch, tmp_path):
             found = events.Scalars(f'{kind}/standard {k} (seed {3 + k})')
             assert [one.step for one in found] == [*range(1, 7)]
             assert [one.value for one in found] == pytest.approx(rows[kind].tolist(), rel=1e-6)
+
+
+@pytest.mark.parametrize(('args', 'folder'), [
+    (['run', '--sparsity', '.1', '--out', 'results/one'], 'results/tensorboard'),
+    (['sweep', 'tiny.yaml', '--out', 'here'], 'here/tensorboard')])
+def test_commands_log_if_they_are_asked_to(monkeypatch, tmp_path, args, folder):
+    "beside the results; what there is not is refused before anything begins"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('MODSPEC_LOG', raising=False)
+    asked = []
+    def computed(*what, **how):
+        asked.append(os.environ.get('MODSPEC_LOG'))
+        return Path('done')
+    monkeypatch.setattr(notebook, 'run_notebook', computed)
+    monkeypatch.setattr(cli, 'computed_sweep', computed)
+    monkeypatch.setattr(live, 'check_installed', lambda *_: None)
+    for more in ([], ['--log', 'tensorboard']): assert CliRunner().invoke(cli.app, [*args, *more]).exit_code == 0
+    assert asked == [None, str(tmp_path / folder)] and 'MODSPEC_LOG' not in os.environ
+    answer = CliRunner().invoke(cli.app, [*args, '--log', 'wandb'])
+    assert answer.exit_code == 2 and "log must be one of ['tensorboard'], got 'wandb'" in answer.output
+    assert len(asked) == 2 and not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize('name', ['p0.01_seeds0-4', 'one'])
+def test_each_run_has_a_folder_of_its_own(monkeypatch, tmp_path, name):
+    "as the kernel of its notebook is told"
+    told = []
+    def execute(*_):
+        told.append(os.environ.get('MODSPEC_LOG'))
+        raise notebook.RunFailed('far enough')
+    monkeypatch.setattr(notebook, 'execute', execute)
+    with logged(tmp_path / 'logs'), pytest.raises(notebook.RunFailed):
+        notebook.run_notebook(make_run('extreme_sparsity', {}, [.01]), tmp_path / name)
+    assert told == [str(tmp_path / 'logs' / name)]
