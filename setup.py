@@ -45,7 +45,7 @@ setup(
     url=cfg['git_url'],
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]),
     install_requires=cfg['requirements'].split(),
-    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev',)},
+    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('tensorboard', 'dev')},
     entry_points={
         'console_scripts': cfg['console_scripts'].split(),
         'nbdev': [f'{cfg["lib_path"]}={cfg["lib_path"]}._modidx:d'],  # lets nbdev link names in prose to their docs

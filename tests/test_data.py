@@ -1,6 +1,8 @@
 """Pairs, tasks and streams for any labels, and MNIST files that are not what they should be"""
+import copy
 import hashlib
 import itertools
+import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -187,6 +189,107 @@ def test_pixels_that_cannot_be_standardized():
 def test_unknown_dataset(name):
     message = rf"dataset must be one of \['digits', 'mnist', 'mnist_2000', 'retina'\], got {name!r}"
     with pytest.raises(ValueError, match=message): load_dataset(name)
+
+
+# what no network could learn from
+
+IMAGES, LABELS = DIGITS.train.images[:50], DIGITS.train.labels[:50]
+FRACTIONS = IMAGES / 255
+POISONED = FRACTIONS.clone()
+POISONED[7, 3], POISONED[9] = torch.nan, torch.inf
+
+WRONG_IMAGES = {
+    'three axes': IMAGES.view(-1, 8, 8), 'one axis': IMAGES[0], 'fractions': FRACTIONS, 'whole numbers': IMAGES.long(),
+    'truth values': IMAGES > 99, 'zeros and ones': (IMAGES > 99).byte(), 'black': torch.zeros_like(IMAGES),
+    'an array': IMAGES.numpy(), 'a list': IMAGES.tolist(), 'none': None, 'no images': IMAGES[:0],
+    'no pixels': IMAGES[:, :0], 'not finite': POISONED, 'fewer': IMAGES[1:]}
+WRONG_LABELS = {
+    'fewer': LABELS[:-1], 'more': torch.cat([LABELS, LABELS]), 'fractions': LABELS.float(), 'short': LABELS.int(),
+    'truth values': LABELS > 4, 'one column': LABELS[:, None], 'an array': LABELS.numpy(), 'a list': LABELS.tolist(),
+    'none': None, 'negative': LABELS - 1, 'a number': torch.tensor(3), 'elsewhere': LABELS.to('meta')}
+
+
+@pytest.mark.parametrize('images', WRONG_IMAGES)
+def test_images_that_are_refused(images):
+    with pytest.raises(ValueError, match='images must|images are not finite: image 7 is the first of 2|49 images'):
+        Digits(WRONG_IMAGES[images], LABELS)
+
+
+@pytest.mark.parametrize('labels', WRONG_LABELS)
+def test_labels_that_are_refused(labels):
+    with pytest.raises(ValueError, match='labels'): Digits(IMAGES, WRONG_LABELS[labels])
+
+
+@pytest.mark.parametrize('scale', [dict(mean=math.nan), dict(mean='0'), dict(std=0.), dict(std=-1.),
+                                   dict(std=math.inf)])
+def test_scales_that_are_refused(scale):
+    with pytest.raises(ValueError, match=f'{next(iter(scale))} must be a number in'): Digits(IMAGES, LABELS, **scale)
+
+
+def test_data_sets_that_are_refused():
+    digits = Digits(IMAGES, LABELS)
+    for train, test in ((digits, None), (IMAGES, digits), (digits, (IMAGES, LABELS))):
+        with pytest.raises(ValueError, match='(train|test) must be a Digits, such as .*; got '):
+            Dataset('a', train, test)
+    with pytest.raises(ValueError, match='images to train on have 64 pixels, but images to test on 60'):
+        Dataset('other', digits, Digits(IMAGES[:, :60], LABELS))
+
+
+# data of one's own
+
+SAME = {
+    'bytes': IMAGES, 'an array': IMAGES.numpy(), 'rows and columns': IMAGES.view(-1, 8, 8), 'fractions': FRACTIONS,
+    'double': FRACTIONS.double().numpy(), 'whole numbers': IMAGES.long(), 'big-endian': IMAGES.numpy().astype('>i4'),
+    'unsigned': IMAGES.numpy().astype(np.uint16), 'a channel': IMAGES.view(-1, 8, 8, 1), 'lists': IMAGES.tolist(),
+    'turned': np.asfortranarray(IMAGES.numpy()), 'in a computation': FRACTIONS.clone().requires_grad_()}
+
+
+@pytest.mark.parametrize('images', SAME)
+@pytest.mark.parametrize('labels', [LABELS, LABELS.numpy(), LABELS.tolist(), LABELS.byte(),
+                                    LABELS.numpy().astype('>u2')],
+                         ids=['tensor', 'array', 'list', 'bytes', 'big-endian'])
+def test_own_images_in_any_form(images, labels):
+    "Bit by bit the same bytes, and nothing that came is changed"
+    before = copy.deepcopy(SAME[images])
+    data = Dataset.from_arrays(SAME[images], labels, (SAME[images], labels), name='mine')
+    for digits in (data.train, data.test):
+        assert torch.equal(digits.images, IMAGES) and torch.equal(digits.labels, LABELS)
+    assert str(before) == str(SAME[images]) and data.name == 'mine'
+
+
+def test_black_and_white():
+    data = Dataset.from_arrays(IMAGES.numpy() > 99, LABELS, (IMAGES > 99, LABELS))
+    assert torch.equal(data.train.images, (IMAGES > 99) * torch.tensor(255, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize('images', [
+    16 * FRACTIONS, -FRACTIONS, FRACTIONS * 1e-3, 2 * FRACTIONS.numpy(), POISONED, POISONED.double().numpy(),
+    IMAGES.long() + 1, IMAGES.long() - 1, (IMAGES > 99).int(), IMAGES[:, 0], IMAGES[:0], IMAGES.numpy().astype(str),
+    FRACTIONS.numpy().astype(complex), None, 'images', [[1, 2], [3]], 5])
+def test_own_images_that_are_refused(images):
+    with pytest.raises(ValueError, match='^images (must be|are not finite: image 7 is the first of 2)'):
+        Dataset.from_arrays(images, LABELS)
+
+
+@pytest.mark.parametrize('labels', [LABELS.float(), LABELS[1:], LABELS > 4, LABELS - 1, None, 'labels', 5,
+                                    [str(k) for k in LABELS], LABELS[:, None], [[1], [2, 3]]])
+def test_own_labels_that_are_refused(labels):
+    with pytest.raises(ValueError, match='labels'): Dataset.from_arrays(IMAGES, labels)
+
+
+def test_images_put_aside():
+    "One in five of each class, always the same ones, whatever the order of the classes; none is lost, none is in both"
+    data, again = (Dataset.from_arrays(DIGITS.train.images, DIGITS.train.labels) for _ in range(2))
+    assert torch.equal(data.test.images, again.test.images)
+    counts, aside = DIGITS.train.labels.bincount(), data.test.labels.bincount()
+    assert torch.equal(aside, counts // 5) and torch.equal(counts - aside, data.train.labels.bincount())
+    both = sorted([*map(tuple, torch.cat([data.train.images, data.test.images]).tolist())])
+    assert both == sorted(map(tuple, DIGITS.train.images.tolist()))
+
+
+def test_too_few_to_put_any_aside():
+    with pytest.raises(ValueError, match='fewer than 5 images of each class'):
+        Dataset.from_arrays(IMAGES[:4], [0, 0, 1, 1])
 
 
 # MNIST from made-up files: 6 images to train on and 4 to test on, of 2x2 pixels

@@ -1,6 +1,7 @@
 """One contract for every measure that is registered, and oracles built by hand"""
 import inspect
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from test_network import lively
 
 from modspec.analysis.specialization import normalized_difference
 from modspec.core.data import Dataset, Digits
+from modspec.core.registry import entries
 from modspec.measures import bottleneck, links, weight_mask
 from modspec.networks.recurrent import Recurrent, directions, init_stack
 from modspec.networks.stack import Stack
@@ -247,6 +249,63 @@ def test_single_class(name):
     def threes(digits): return Digits(digits.images[digits.labels == 3], digits.labels[digits.labels == 3])
     with pytest.raises(ValueError, match='no admissible pair can be made of digits .3.; more classes are needed'):
         MEASURES[name](networks(name), Dataset('threes', threes(DATA.train), threes(DATA.test)), PARAMETERS)
+
+
+def changed_digits(**changes):
+    "The made-up data with other labels or images in both parts"
+    def new(digits): return replace(digits, **{part: change(getattr(digits, part)) for part, change in changes.items()})
+    return Dataset('other', new(DATA.train), new(DATA.test))
+
+
+UNUSABLE = {  # what a measure is given in place of one of its arguments, and which of them the error names
+    'networks': (0, 'stack', [None, 3, torch.zeros(2, 3), DATA]),
+    'data': (1, 'dataset|images', [3, DATA.test, DATA.test.images, changed_digits(images=lambda shown: shown[:, 1:])]),
+    'labels': (1, "of task 'parity' must be in 0..9", [changed_digits(labels=lambda labels: labels + 1),
+                                                     changed_digits(labels=lambda labels: labels + 250)])}
+
+
+@pytest.mark.provokes('metric contract')
+@every_measure
+@pytest.mark.parametrize('what', UNUSABLE)
+def test_what_cannot_be_used_is_refused(name, what):
+    "before anything is computed, by the name of the argument, and nothing is said by PyTorch"
+    place, named, wrong = UNUSABLE[what]
+    for instead in wrong:
+        given = [networks(name), DATA, PARAMETERS]
+        given[place] = instead
+        with pytest.raises(ValueError, match=named): MEASURES[name](*given)
+
+
+@pytest.mark.provokes('metric contract')
+@every_measure
+@pytest.mark.parametrize(('place', 'named'), [(1, 'dataset must be a Dataset'), (2, 'parameters must be settings')])
+def test_none_at_all(name, place, named):
+    "is refused, unless the measure does not look at it: then its values are the same"
+    given = [networks(name), DATA, PARAMETERS]
+    given[place] = None
+    try: values = MEASURES[name](*given)
+    except ValueError as error: assert str(error).startswith(named), error
+    else: assert_close(values, MEASURES[name](networks(name), DATA, PARAMETERS), 0)
+
+
+@pytest.mark.provokes('metric contract')
+@every_measure
+def test_what_are_no_settings(name):
+    "unless none are read"
+    for instead in ({}, 3, 'paper', Parameters, DATA):
+        try: values = MEASURES[name](networks(name), DATA, instead)
+        except ValueError as error: assert str(error).startswith('parameters must be settings with'), error
+        else: assert {*values} == {*ENTRIES[name].about['values']}
+
+
+@pytest.mark.provokes('metric contract')
+@pytest.mark.parametrize('name', entries('measure'))
+def test_every_registered_measure_looks_first(name):
+    "also those of networks that this suite does not make"
+    measure = entries('measure')[name].load()
+    assert measure.__wrapped__
+    with pytest.raises(ValueError, match='^stack must be a Stack'): measure(None, DATA, PARAMETERS)
+    with pytest.raises(ValueError, match='^stack must be a Stack'): measure(DATA, None, None)
 
 
 @every_measure

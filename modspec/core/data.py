@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import check_choice, check_kind, check_number, described
+from .checks import check_choice, check_kind, check_number, in_brief
 from .mnist import MNIST_FILES, check_mnist_file, data_root, download_mnist
 from .registry import entries
 from .streams import generators
@@ -39,8 +39,8 @@ def check_images(
         check_pixels(images.double().cpu().numpy())
     if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 2:
         raise ValueError('images must be a tensor of uint8 and shape (images, pixels), got '
-                         f'{described(images)}; Dataset.from_arrays takes images of any shape')
-    if not images.numel(): raise ValueError(f'images must not be empty, got {described(images)}')
+                         f'{in_brief(images)}; Dataset.from_arrays takes images of any shape')
+    if not images.numel(): raise ValueError(f'images must not be empty, got {in_brief(images)}')
     if images.max() < 2:
         raise ValueError(f'images must be bytes in 0..255, got at most {images.max()}; '
                          'Dataset.from_arrays takes fractions in [0, 1]')
@@ -54,12 +54,12 @@ def check_labels(
     whole = isinstance(labels, Tensor) and labels.dtype == torch.int64
     if not whole or labels.ndim != 1:
         raise ValueError('labels must be a tensor of int64 and shape (images,), got '
-                         f'{described(labels)}')
+                         f'{in_brief(labels)}')
     if len(labels) != len(images):
         raise ValueError(f'there are {len(images)} images, but {len(labels)} labels')
-    if labels.min() < 0: raise ValueError(f'labels must be 0 or more, got {labels.min()}')
     if labels.device != images.device:
         raise ValueError(f'images are on {images.device}, but labels on {labels.device}')
+    if labels.min() < 0: raise ValueError(f'labels must be 0 or more, got {labels.min()}')
 
 # %% ../../nbs/core/data.ipynb #a5bcc7d6
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def number_array(
     except (TypeError, ValueError): array = np.array(None) # rows of several lengths, say
     if array.dtype.kind not in kinds:
         numbers = 'numbers' if 'f' in kinds else 'whole numbers'
-        raise ValueError(f'{name} must be an array of {numbers}, got {described(values)}')
+        raise ValueError(f'{name} must be an array of {numbers}, got {in_brief(values)}')
     return array
 
 # %% ../../nbs/core/data.ipynb #16ee615f
@@ -115,7 +115,7 @@ def as_bytes(
     array = number_array('images', images, 'biuf')
     if array.ndim < 2 or not array.size:
         raise ValueError('images must be of shape (images, pixels) or (images, rows, columns), '
-                         f'got {described(images)}')
+                         f'got {in_brief(images)}')
     check_pixels(array)
     whole, least, most = array.dtype.kind in 'iu', array.min(), array.max()
     if not 0 <= least <= most <= (255 if whole else 1) or (whole and most < 2):

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from torch import Tensor
 
-from ..core.checks import described
+from ..core.checks import in_brief
 from ..core.data import Dataset
 from ..core.registry import Entry
 from .plan import RunConfig, Study
@@ -81,13 +81,13 @@ def check_returned(
     declared, measure = [*entry.about['values']], f'the measure {entry.name}'
     if not isinstance(values, dict):
         raise ValueError(f'{measure} must return a dictionary of tensors with the names '
-                         f'{declared}, got {described(values)}')
+                         f'{declared}, got {in_brief(values)}')
     if {*values} != {*declared}:
         raise ValueError(f'{measure} must return the values {declared}, got {[*values]}')
     for name, array in values.items():
         if not isinstance(array, Tensor) or array.is_complex():
             raise ValueError(f'{measure} must return a tensor of numbers as {name}, '
-                             f'got {described(array)}')
+                             f'got {in_brief(array)}')
 
 # %% ../../nbs/engine/measure.ipynb #df198993
 def measured(

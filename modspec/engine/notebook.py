@@ -27,6 +27,7 @@ from .attempts import RunFailed, attempt, failed_folder, keep_failed, publish
 from .plan import RunConfig, study_named
 from .progress import SteadyBar, polling, progress_file, shown_progress, watched
 from .store import NOTEBOOK, another, is_finished, lacking, older_parts, run_manifest
+from ..training.live import log_of_run, logged
 
 # %% ../../nbs/engine/notebook.ipynb #979b575b
 RUN_PARAMETERS = ['seeds', 'first_seed', 'settings', 'measuring', 'device', 'threads', 'out',
@@ -171,7 +172,8 @@ def run_notebook(
         folder, page = partial if fresh else place, partial / NOTEBOOK
         values = notebook_parameters(config, folder, **how)
         try:
-            with shown_progress(progress_file(out)): execute(notebook, page, values)
+            with shown_progress(progress_file(out)), logged(log_of_run(out.name)):
+                execute(notebook, page, values)
             seal(folder, page, config)
         except Exception as error:
             keep_failed(page, place, error)

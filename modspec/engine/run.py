@@ -31,6 +31,7 @@ from .store import (NOTEBOOK, WEIGHTS, code_hash, computing, lacking, measure_ke
     measured_ways, rows_of_way, run_manifest)
 from .weights import load_networks, save_networks
 from ..networks.stack import Stack
+from ..training.live import each_of, run_log, said_in
 from ..training.loop import n_training_steps, pairs_per_epoch, train
 from ..training.parameters import applying, optional_settings
 
@@ -158,10 +159,13 @@ def train_run(
 )->dict[str, Stack]: # The trained networks
     "Train the networks of a run and store them"
     begin, stacks, histories = time.perf_counter(), {}, []
-    for name, stack in untrained.items():
-        bar.set_description(f'{config.title} {name}, training', refresh=False)
-        stacks[name], history = train(stack, dataset, config.settings, bar=bar)
-        histories.append(history)
+    with run_log() as write:
+        for name, stack in untrained.items():
+            title = f'{config.title} {name}, training'
+            bar.set_description(title, refresh=False)
+            log = each_of(said_in(bar, title), write)
+            stacks[name], history = train(stack, dataset, config.settings, bar=bar, log=log)
+            histories.append(history)
     save_networks({name: stack.to('cpu') for name, stack in stacks.items()}, folder / WEIGHTS)
     seconds = time.perf_counter() - begin
     tables = dict(networks=networks_table(config, stacks), values=typed(pd.DataFrame()),

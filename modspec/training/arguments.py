@@ -13,7 +13,7 @@ from inspect import signature, unwrap
 from random import Random
 from typing import Any, ParamSpec, TypeVar
 
-from ..core.checks import check_kind, described
+from ..core.checks import check_kind, in_brief
 from ..core.data import Dataset, Digits
 from ..core.retina import N_PIXELS
 from ..core.tasks import Task, task_named
@@ -59,7 +59,7 @@ def check_answers(
     if not hasattr(answers, 'dtype') or str(answers.dtype) != 'torch.int64' or (
             tuple(answers.shape) != shape):
         raise ValueError(f'{name} must be a tensor of int64 and shape {shape}, '
-                         f'got {described(answers)}')
+                         f'got {in_brief(answers)}')
     if len(answers) and not 0 <= answers.min() <= answers.max() < n_classes:
         raise ValueError(f'{name} must be in 0..{n_classes - 1}, the classes of the networks, got '
                          f'{answers.min()} to {answers.max()} from {labels}')
@@ -75,10 +75,11 @@ def check_asked(
     asked = task_named(task)
     shown = example_labels(digits, asked, asked.n_images or model.n_subnetworks)
     labels, n = f'labels {digits.labels.min()} to {digits.labels.max()}', len(shown)
-    check_answers(f'the answers of task {task!r}', asked.target(shown), (n,), model.n_classes, labels)
+    check_answers(f'the answers of task {task!r}', asked.target(shown), (n,), model.n_classes,
+                  labels)
     if subtasks:
         several = asked.subtasks(shown)
-        shape = n, *getattr(several, 'shape', ())[1:2]
+        shape = n, several.shape[1] if getattr(several, 'ndim', 0) == 2 else 1
         check_answers(f'the sub-tasks of task {task!r}', several, shape, model.n_classes, labels)
 
 # %% ../../nbs/training/arguments.ipynb #a2d3c0ec
@@ -91,7 +92,7 @@ def check_pairs(
     whole = str(getattr(pairs, 'dtype', None)) == 'torch.int64' and pairs.ndim == 2
     if not whole or not pairs.numel() or len(pairs) != n_images:
         raise ValueError(f'pairs must be a tensor of int64 and shape ({n_images}, pairs), got '
-                         f'{described(pairs)}')
+                         f'{in_brief(pairs)}')
     if not 0 <= pairs.min() <= pairs.max() < len(digits):
         raise ValueError(f'pairs must name images 0..{len(digits) - 1}, got {pairs.min()} to '
                          f'{pairs.max()}')
@@ -105,7 +106,7 @@ def check_settings(
     lacking = [name for name in names if not hasattr(parameters, name)]
     if lacking:
         raise ValueError(f'parameters must be settings with {", ".join(lacking)}, such as '
-                         f'Parameters(epochs=1) or LayeredTraining(); got {described(parameters)}')
+                         f'Parameters(epochs=1) or LayeredTraining(); got {in_brief(parameters)}')
 
 # %% ../../nbs/training/arguments.ipynb #c748880a
 def check_training(
@@ -163,8 +164,8 @@ def check_measured(
     if lost:
         lost, there = (', '.join(NEEDS.get(one, one) for one in sorted(names))
                        for names in (lost, has(stack)))
-        raise ValueError(f'{about["name"]} needs networks with {lost}, got {stack.architecture.name}'
-                         f' networks with {there}')
+        raise ValueError(f'{about["name"]} needs networks with {lost}, got '
+                         f'{stack.architecture.name} networks with {there}')
     if parameters is not None: check_settings(parameters, *about.get('settings', ()))
     if dataset is None: return
     check_kind('dataset', dataset, Dataset, "load_dataset('digits')")

@@ -27,7 +27,7 @@ from ..core.tasks import Task, admissible, default_n_pairs, draw_pairs, task_nam
 from ..networks.recurrent import DTYPES, READOUT_WEIGHTS, decide
 from ..networks.stack import Model, Stack, last_state
 from .arguments import check_training
-from .live import Epoch, training_shown
+from .live import Epoch, each_of, training_shown
 from .optimizers import AtPace, DENSE
 from .parameters import Parameters, Training
 from .stopping import Watch, kept_aside
@@ -327,8 +327,7 @@ def train(
     n_steps = n_training_steps(dataset, stack.architecture, parameters)
     if bar is None:
         with training_shown(n_steps, progress) as (bar, say):
-            def both(epoch): say(epoch), log and log(epoch)
-            return train(stack, dataset, parameters, bar=bar, log=both)
+            return train(stack, dataset, parameters, bar=bar, log=each_of(say, log))
     first, epochs, last = bar.n, [], n_epochs(stack.architecture, parameters)
     for epoch in train_by_epoch(stack, dataset, parameters, bar=bar):
         epochs.append(epoch)
