@@ -31,8 +31,9 @@ class Part:
     learned:dict[str, str] = field(default_factory=dict) # Columns of z beside untrained networks
     interval:Callable[[pd.Series], Estimate] = estimate # Of differences, one for each seed
     about:str = 'Student, 95 %' # What kind of interval that is
-    at:str = '' # Where, such as 'p = 0.01'
+    at:str = '' # Where the baseline is, such as 'p = 0.01'
     shown:bool = True # In the figure; everything else is in the table
+    pooled:bool = True # With others of its task and place, where measures are compared
 
     def __post_init__(self): check_part(self)
 

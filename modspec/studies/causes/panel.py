@@ -62,7 +62,7 @@ def tower_links(
                      -pd.Series({one: float(one.split()[1]) for one in few}),
                      passing(networks) >= ENOUGH)
     measures = GIVEN | RETINA_MEASURES
-    return Part(networks, points, measures, dealt_out(measures), at='few of 32 links')
+    return Part(networks, points, measures, dealt_out(measures))
 
 # %% ../../../nbs/studies/causes/panel.ipynb #6f0bebd7
 def retina_training(
