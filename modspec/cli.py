@@ -6,8 +6,8 @@
 __all__ = ['app', 'OTHER_NETWORKS', 'say_version', 'main', 'stopped_cleanly', 'clear_errors', 'with_plugins', 'default_results',
            'run_of_file', 'run_command', 'number_of_runs', 'warn_of', 'computed_sweep', 'sweep_command',
            'status_command', 'sweep_trained_again', 'measure_command', 'reproduce_command', 'report_figures',
-           'figures_command', 'collect_command', 'claims_command', 'q_command', 'verify_command', 'doctor_command',
-           'explore_command']
+           'figures_command', 'collect_command', 'claims_command', 'table_command', 'q_command', 'verify_command',
+           'doctor_command', 'explore_command']
 
 # %% ../nbs/cli.ipynb #6fc7563b
 import logging, os, signal, sys
@@ -342,6 +342,23 @@ def claims_command(
         ledger = study.load('ledger')
         if as_markdown: typer.echo(ledger.in_markdown(results, sensitivity))
         else: ledger.printed(results, sensitivity)
+
+# %% ../nbs/cli.ipynb #8266919c
+@app.command('table')
+def table_command(
+    results:Annotated[Path, typer.Option(
+        help='Folder in which the results of all studies stand')]=Path('results'),
+    out:Annotated[Path, typer.Option(help='Folder for table, pictures and ledger')]=Path('table'),
+):
+    """
+    Put every cause, measure and task into one table, with its pictures and its claims, without
+    training.
+
+    Example: `modspec table --out table`
+    """
+    with clear_errors():
+        from modspec.studies.everything.claims import written_everything
+        for path in written_everything(results, out): typer.echo(path)
 
 # %% ../nbs/cli.ipynb #6870fe52
 @app.command('q')

@@ -26,8 +26,8 @@ from modspec.engine.plan import Study, make_run, study_named
 from modspec.studies.extreme_sparsity.config import ARCHITECTURES, sparsity_run
 
 MODSPEC = Path(sys.executable).with_name('modspec')
-COMMANDS = ['run', 'sweep', 'status', 'measure', 'reproduce', 'figures', 'collect', 'claims', 'q', 'verify', 'doctor',
-            'explore']
+COMMANDS = ['run', 'sweep', 'status', 'measure', 'reproduce', 'figures', 'collect', 'claims', 'table', 'q', 'verify',
+            'doctor', 'explore']
 
 
 def invoke(*args):

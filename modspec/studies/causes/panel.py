@@ -14,7 +14,7 @@ import pandas as pd
 from ...analysis.panel import STRENGTHS, Panel, Part, named_by_cause, pointed, strengths_in
 from ...analysis.panel import trained_beside_untrained
 from ...analysis.tables import read_table
-from .effects import ENOUGH, MAPPED, caused_networks, nulls_of, passing
+from .effects import ENOUGH, caused_networks, nulls_of, passing
 
 # %% ../../../nbs/studies/causes/panel.ipynb #f88a6108
 REGISTERED = [dict(kind='panel', name='retina', object='retina_panel', label='retina')]

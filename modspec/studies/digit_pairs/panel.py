@@ -16,7 +16,7 @@ from ...analysis.panel import BASELINE, STRENGTHS, Panel, Part, named_by_cause, 
 from ...analysis.panel import strengths_in, trained_beside_untrained
 from ...analysis.tables import read_table
 from ..causes.effects import beside_nulls, nulls_of
-from .effects import STRUCTURAL, learned, pair_networks, ranged
+from .effects import learned, pair_networks, ranged
 from ..extreme_sparsity.figures import MAIN_MEASURES
 
 # %% ../../../nbs/studies/digit_pairs/panel.ipynb #2e7cab42

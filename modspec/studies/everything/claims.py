@@ -6,21 +6,27 @@
 __all__ = ['EVERYTHING_CLAIMS', 'Everything', 'read_everything', 'of_everything', 'enter_agreement',
            'measures_fall_into_structure_and_function', 'signs_of_causes', 'a_cause_does_the_same_everywhere',
            'enter_remaining', 'structure_tells_function_under_sparse_links', 'structure_tells_more_under_other_causes',
-           'moved_by', 'structure_moves_without_function', 'everything_claims']
+           'moved_by', 'structure_moves_without_function', 'everything_claims', 'written_everything']
 
 # %% ../../../nbs/studies/everything/claims.ipynb #672e7f19
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 
 from ...analysis.evidence import Estimate, Evidence, Finding, Undecidable, judged, judged_each
-from ...analysis.ledger import Claim, claim
+from ...analysis.ledger import Claim, check_claims, claim, markdown
 from ...analysis.panel import Panel, all_panels
-from .agreeing import agreement_table, effects_by_point, two_groups
-from .remaining import LINKS, remaining_table, telling, tells_more
-from .table import CELL, OF_FUNCTION, OF_STRUCTURE, whole_table
+from ...analysis.plot import save_figure
+from ...core.files import written_whole
+from .agreeing import agreement_table, effects_by_point
+from .agreeing import figure_measures_agree, two_groups
+from .remaining import LINKS, figure_remaining, figure_telling
+from .remaining import remaining_table, telling, tells_more
+from .table import CELL, OF_FUNCTION, OF_STRUCTURE, figure_everything
+from .table import whole_table, write_table
 
 # %% ../../../nbs/studies/everything/claims.ipynb #f125d5bc
 @dataclass(frozen=True)
@@ -30,8 +36,14 @@ class Everything(Evidence):
 
     def __post_init__(self): "Several data sets, on purpose"
 
-    @property
+    @cached_property
     def stands(self)->pd.DataFrame: return self.table[self.table['stands']].set_index(CELL)
+
+    @cached_property
+    def agree(self)->pd.DataFrame: return agreement_table(effects_by_point(self.table))
+
+    @cached_property
+    def remains(self)->pd.DataFrame: return remaining_table(self.panels)
 
 # %% ../../../nbs/studies/everything/claims.ipynb #e2cbcb2b
 def read_everything(
@@ -59,7 +71,7 @@ def enter_agreement(
 )->None:
     "Enter the claim that measures of a kind agree"
     def check(evidence:Evidence)->Finding:
-        agree = agreement_table(effects_by_point(evidence.table))
+        agree = of_everything(evidence).agree
         found = agree[(agree['kind'] == kind) & agree['rho'].notna()]
         if found.empty: raise Undecidable('needs eight points that two measures have in common')
         return judged_each({f'{row.one} and {row.other}': Estimate(row.rho, row.low, row.high)
@@ -80,7 +92,7 @@ enter_agreement('both', 'structure_and_function_agree_over_causes',
        'group of one kind.')
 def measures_fall_into_structure_and_function(evidence:Evidence)->Finding:
     "The two groups of measures are those of structure and those of function."
-    groups = two_groups(agreement_table(effects_by_point(evidence.table)))
+    groups = two_groups(of_everything(evidence).agree)
     one_kind = [len({name in OF_STRUCTURE for name in group}) == 1 for group in groups]
     return judged({'each of one kind': all(one_kind)},
                   ' | '.join(', '.join(group) for group in groups))
@@ -122,7 +134,7 @@ def enter_remaining(
 )->None:
     "Enter the claim that a size explains structure"
     def check(evidence:Evidence)->Finding:
-        remains = remaining_table(of_everything(evidence).panels)
+        remains = of_everything(evidence).remains
         found = remains[(remains['size'] == size) & remains['share'].notna()]
         if found.empty: raise Undecidable(f'needs causes that come to the same {size}')
         return judged_each({f'{row.task}, {row.cause}, {row.measure}':
@@ -190,3 +202,21 @@ def structure_moves_without_function(evidence:Evidence)->Finding:
 def everything_claims()->dict[str, Claim]: # By name, in the order of this chapter
     "All claims on causes, measures and tasks together"
     return EVERYTHING_CLAIMS
+
+# %% ../../../nbs/studies/everything/claims.ipynb #d6f58b7d
+def written_everything(
+    results:str|Path, # The folder in which the studies' results stand
+    out:str|Path, # A folder; made if it is not there
+)->list[Path]: # The files
+    "Table, pictures and ledger, from results that are there; nothing is written if some are not"
+    evidence, out = read_everything(results), Path(out)
+    paths = [write_table(evidence.table, out)]
+    pictures = dict(everything=figure_everything(evidence.table),
+                    agreeing=figure_measures_agree(evidence.agree),
+                    remaining=figure_remaining(evidence.remains),
+                    telling=figure_telling(evidence.panels))
+    for name, fig in pictures.items(): paths += save_figure(fig, out, name)
+    ledger = out / 'claims.md'
+    with written_whole(ledger) as temporary:
+        temporary.write_text(markdown(check_claims(everything_claims(), evidence)) + '\n')
+    return [*paths, ledger]

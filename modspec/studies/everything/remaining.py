@@ -153,7 +153,7 @@ def structure_tells(
     part:Part, # Some networks
     cause:str, # With points that know their task
     seeds:Sequence[int], # Which to use
-)->float: # In [-1, 1]; NaN: a value is missing, or does not vary
+)->float: # In [-1, 1]; NaN: a value does not vary, or not both points have it
     "How well Q* tells function over the networks of one cause, mean over measures"
     names = [BASELINE, *points_of(part, cause)]
     here = part.networks.loc[part.networks.index.get_level_values('variation').isin(names)]
@@ -161,7 +161,8 @@ def structure_tells(
     rhos = []
     for measure in (name for name in OF_FUNCTION if name in part.measures):
         both = here[[part.measures['Q*'], part.measures[measure]]].dropna()
-        varies = len(both) > 2 and (both.nunique() > 1).all()
+        points = both.index.unique('variation')
+        varies = len(points) > 1 and (both.nunique() > 1).all()
         rhos.append(spearmanr(both).statistic if varies else np.nan)
     return float(np.mean(rhos)) if rhos else np.nan
 

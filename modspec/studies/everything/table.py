@@ -9,6 +9,7 @@ __all__ = ['ALL_CAUSES', 'OF_STRUCTURE', 'OF_FUNCTION', 'ALL_MEASURES', 'ALL_TAS
 
 # %% ../../../nbs/studies/everything/table.ipynb #9f524fe8
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...analysis.evidence import Estimate, Undecidable
-from ...analysis.panel import BASELINE, Panel, Part, all_panels
+from ...analysis.panel import BASELINE, Panel, Part
 from ...analysis.plot import PAGE_WIDTH, settled, use_style
 from ...core.files import make_folder, written_whole
 from ..causes.effects import hedges, shift
@@ -131,27 +132,23 @@ def empty_reason(
 EMPTY_ROW = dict(at='', point='', strength=np.nan, knows=False, clear=False, interval='',
                  survives=False, nulls='', not_beyond='', n=0, shown=True, pooled=False)
 NUMBERS = 'g', 'g_low', 'g_high', 'change', 'low', 'high'
+CELL = ['task', 'cause', 'measure'] # What a cell is named by
 
 def whole_table(
     panels:Sequence[Panel], # From `all_panels`
 )->pd.DataFrame: # A row for every strength; and one, with its reason, where there is none
     "Causes by measures by tasks; `stands` marks the strength that stands for a cause"
     table = pd.DataFrame([row for panel in panels for row in panel_rows(panel)])
-    rows = []
-    for task in ALL_TASKS:
-        of_task = [panel for panel in panels if panel.task == task]
-        for cause in ALL_CAUSES:
-            for measure in ALL_MEASURES:
-                here = table.query('task == @task and cause == @cause and measure == @measure')
-                why = empty_reason(here, of_task, cause, measure)
-                if why: rows.append(dict(task=task, cause=cause, measure=measure, why=why,
-                                         **EMPTY_ROW, **dict.fromkeys(NUMBERS, np.nan)))
+    rows, there = [], dict(iter(table.groupby(CELL)))
+    for name in product(ALL_TASKS, ALL_CAUSES, ALL_MEASURES):
+        of_task = [panel for panel in panels if panel.task == name[0]]
+        why = empty_reason(there.get(name, table[:0]), of_task, *name[1:])
+        if why: rows.append(dict(zip(CELL, name), why=why, **EMPTY_ROW,
+                                 **dict.fromkeys(NUMBERS, np.nan)))
     table = pd.concat([table, pd.DataFrame(rows)], ignore_index=True)
     return table.assign(stands=standing_rows(table))
 
 # %% ../../../nbs/studies/everything/table.ipynb #4f267be5
-CELL = ['task', 'cause', 'measure'] # What a cell is named by
-
 def standing_rows(
     table:pd.DataFrame, # Of all strengths
 )->pd.Series: # bool
@@ -172,12 +169,12 @@ def draw_cell(
     if row['why']:
         ax.text(i, j, letters[row['why']], ha='center', va='center', fontsize=6, color='.6')
         return
-    value = row['g']
+    value, color = row['g'], 'white' if abs(row['g']) > 2.2 else 'black'
     ax.text(i, j, f'{value:.1f}' if abs(value) < 99.5 else f'{value:.0f}', ha='center',
-            va='center', fontsize=6, weight='bold' if row['clear'] else 'normal',
-            color='white' if abs(value) > 2.2 else 'black')
+            va='center', fontsize=6, weight='bold' if row['clear'] else 'normal', color=color)
     if row['survives']:
-        ax.add_patch(plt.Rectangle((i - .46, j - .44), .92, .88, fill=False, linewidth=1.1))
+        ax.add_patch(plt.Rectangle((i - .42, j - .38), .84, .76, fill=False, linewidth=.9,
+                                   edgecolor=color))
 
 # %% ../../../nbs/studies/everything/table.ipynb #a5617ce4
 def draw_task(
