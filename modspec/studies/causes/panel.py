@@ -57,6 +57,8 @@ def tower_links(
     share = 1 - rows['towers'].astype(float)
     name = 'links ' + (32 * share).round().astype(int).astype(str)
     networks = caused_networks(rows.assign(variation=name.mask(share == 1, 'baseline')))
+    for null in nulls_of('ncut'): # of two draws, too few for a deviation: the difference stands
+        networks[f'ncut, {null}'] = networks['ncut'] + networks[f'ncut_{null}_mean']
     few = [one for one in networks.index.unique('variation') if one != 'baseline']
     points = pointed(dict.fromkeys(few, 'sparse links'),
                      -pd.Series({one: float(one.split()[1]) for one in few}),
