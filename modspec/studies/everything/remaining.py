@@ -155,12 +155,12 @@ def structure_tells(
     seeds:Sequence[int], # Which to use
 )->float: # In [-1, 1]; NaN: a value does not vary, or not both points have it
     "How well Q* tells function over the networks of one cause, mean over measures"
-    names = [BASELINE, *points_of(part, cause)]
-    here = part.networks.loc[part.networks.index.get_level_values('variation').isin(names)]
-    here = here[here.index.get_level_values('seed').isin(seeds)]
-    rhos = []
-    for measure in (name for name in OF_FUNCTION if name in part.measures):
-        both = here[[part.measures['Q*'], part.measures[measure]]].dropna()
+    columns = [part.measures[name] for name in ('Q*', *OF_FUNCTION) if name in part.measures]
+    point, seed = (part.networks.index.get_level_values(name) for name in ('variation', 'seed'))
+    asked = point.isin([BASELINE, *points_of(part, cause)]) & seed.isin(seeds)
+    here, rhos = part.networks[columns][asked], []
+    for column in columns[1:]:
+        both = here[[columns[0], column]].dropna()
         points = both.index.unique('variation')
         varies = len(points) > 1 and (both.nunique() > 1).all()
         rhos.append(spearmanr(both).statistic if varies else np.nan)
