@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from nbconvert import HTMLExporter
+from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
 from test_repository import NBS, NOTEBOOKS, ROOT, cells, environment, name
 
@@ -183,6 +184,14 @@ def processed(root: Path, quarto: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=root, env=environment(root, quarto), capture_output=True, text=True)
 
 
+def cards_of(path: Path) -> dict[str, str]:
+    "The cards of a chapter as the site shows them, by the name in their heading"
+    texts = [''.join(output.get('data', {}).get('text/markdown', '')) for cell in cells(path)
+             for output in cell.get('outputs', []) if ''.join(cell['source']).rstrip().endswith(')')
+             and 'show_doc(' in ''.join(cell['source'])]
+    return {re.search('^### (.+)$', text, flags=re.M).group(1): text for text in texts}
+
+
 def test_docs_of_a_clean_checkout(clean_checkout, quarto):
     "nbdev executes every cell that has an import, from the root: such cells hold imports only"
     answer = processed(clean_checkout, quarto)
@@ -192,6 +201,12 @@ def test_docs_of_a_clean_checkout(clean_checkout, quarto):
     assert {path.relative_to(made).as_posix() for path in made.rglob('*.ipynb')} == {*map(name, NOTEBOOKS)}
     assert yaml.safe_load((made / '_quarto.yml').read_text()) == site()
     assert yaml.safe_load((made / 'nbdev.yml').read_text())['project']['output-dir'] == '_docs'
+    shown, config = cards_of(made / 'measures' / 'links.ipynb'), get_config()
+    assert list(shown) == ['rms_norm', 'first_links', 'link_strength']
+    assert all(part in shown['link_strength'] for part in ('*, bar:tqdm|None=None', ')->dict[str, Tensor]:'))
+    for path in made.rglob('*.ipynb'):
+        assert not [text for text in prose(path) if f'{config.doc_host}{config.doc_baseurl}/' in text], path
+        assert not [card for card in cards_of(path).values() if '](' in re.findall('```.*?```', card, flags=re.S)[0]]
 
 
 # workflows
