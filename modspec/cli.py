@@ -348,13 +348,13 @@ def claims_command(
 def table_command(
     results:Annotated[Path, typer.Option(
         help='Folder in which the results of all studies stand')]=Path('results'),
-    out:Annotated[Path, typer.Option(help='Folder for table, pictures and ledger')]=Path('table'),
+    out:Annotated[Path, typer.Option(help='Folder for table, pictures and ledger')]=Path('results/table'),
 ):
     """
     Put every cause, measure and task into one table, with its pictures and its claims, without
     training.
 
-    Example: `modspec table --out table`
+    Example: `modspec table --out my_table`
     """
     with clear_errors():
         from modspec.studies.everything.claims import written_everything

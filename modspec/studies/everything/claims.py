@@ -108,8 +108,8 @@ def signs_of_causes(
     return (clear['g'] > 0).astype(float).mul(2).sub(1).unstack('task')
 
 # %% ../../../nbs/studies/everything/claims.ipynb #5531baae
-@claim(EVERYTHING_CLAIMS, 'Ours', 'For each measure and two tasks that have it, the causes of which '
-       'both effects are clear: the same sign in both.')
+@claim(EVERYTHING_CLAIMS, 'Ours', 'For each measure and two tasks that have it, the causes of '
+       'which both effects are clear: the same sign in both.')
 def a_cause_does_the_same_everywhere(evidence:Evidence)->Finding:
     "A cause that makes networks modular in one task makes them so in every other."
     parts, said = {}, []

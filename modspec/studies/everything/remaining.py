@@ -72,7 +72,7 @@ def remaining_share(
     cause:str, # With points that know their task
     column:str, # Of which value
     size:str, # One of `SIZES`
-)->tuple[Estimate, str]: # The share of the effect, and with whom it was compared, or why there is none
+)->tuple[Estimate, str]: # The share, and with whom it was compared, or why there is none
     "How much of the effect of a cause's strongest point remains at equal size"
     point = points_of(part, cause)[-1]
     if not direction(changed(part, point, column)): return NO_SHARE, 'no clear effect'
