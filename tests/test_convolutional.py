@@ -18,7 +18,7 @@ from modspec.measures.channels import (
     channel_covariances,
     channel_input_jacobians,
     channel_output_jacobians,
-    directions,
+    probe_directions,
     draw_positions,
 )
 from modspec.networks.residual import (
@@ -223,7 +223,7 @@ def test_probes_estimate_what_all_directions_give(net):
     places = draw_positions(net, x, rng=rng())
     for moments, size, probes in ((channel_input_jacobians, 64, 32), (channel_output_jacobians, 10, 5)):
         exact = moments(net, x, places)
-        same, near = (moments(net, x, places, directions(40, size, n, rng=rng())) for n in (size, probes))
+        same, near = (moments(net, x, places, probe_directions(40, size, n, rng=rng())) for n in (size, probes))
         for A, B, C in zip(exact, same, near):
             assert torch.allclose(A, B, rtol=1e-6)
             assert not torch.allclose(A, C) and (A - C).norm() < .5 * A.norm()
@@ -232,9 +232,9 @@ def test_probes_estimate_what_all_directions_give(net):
 
 
 def test_probes_are_signs_of_their_own():
-    V = directions(3, 10, 4, rng=rng())
+    V = probe_directions(3, 10, 4, rng=rng())
     assert V.shape == (3, 4, 10) and (V.abs() == .5).all() and not torch.equal(V[0], V[1])
-    assert torch.equal(directions(3, 4, 4, rng=rng()), torch.eye(4).expand(3, -1, -1))
+    assert torch.equal(probe_directions(3, 4, 4, rng=rng()), torch.eye(4).expand(3, -1, -1))
 
 
 def test_six_associations(net):
