@@ -91,8 +91,8 @@ def layout_of(
     check_unchanged(calls)
     states = [calls[k].h for k in kept]
     edges = sum(dict(net.named_parameters())[f'{call.name}.weight'].numel() for call in calls)
-    why = [*obstacles(calls), *[f'its {edges} weights are more than {MOST_EDGES}, so many that '
-                                'the search takes too long'] * (edges > MOST_EDGES)]
+    too_many = [f'its {edges} weights are more than {MOST_EDGES}'] * (edges > MOST_EDGES)
+    why = [*obstacles(calls)] or too_many
     bends = {name.removesuffix('_') for call in calls for name in call.passed} & {*BENDS}
     return Layout(tuple(kept), tuple(kept.values()), tuple(h.shape[1] for h in states),
                   tuple(h[0, 0].numel() for h in states),
