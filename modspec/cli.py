@@ -7,7 +7,7 @@ __all__ = ['app', 'OTHER_NETWORKS', 'say_version', 'main', 'stopped_cleanly', 'c
            'run_of_file', 'run_command', 'number_of_runs', 'warn_of', 'computed_sweep', 'sweep_command',
            'status_command', 'sweep_trained_again', 'measure_command', 'reproduce_command', 'report_figures',
            'figures_command', 'collect_command', 'claims_command', 'q_command', 'verify_command', 'doctor_command',
-           'explore_command']
+           'inspect_command', 'explore_command']
 
 # %% ../nbs/cli.ipynb #6fc7563b
 import logging, os, signal, sys
@@ -400,6 +400,34 @@ def doctor_command():
                 report(finding)
                 found.append(finding)
     if any(finding.advice and finding.needed for finding in found): raise typer.Exit(1)
+
+# %% ../nbs/cli.ipynb #d616d3d4
+@app.command('inspect')
+def inspect_command(
+    model:Annotated[str, typer.Argument(
+        metavar='FILE.py:FUNCTION', help='A function without arguments that returns the network '
+        'untrained, a torch.nn.Module; it is executed')],
+    data:Annotated[Path, typer.Option(
+        help='An .npz file of `inputs` (examples first) and, of a classifier, optionally '
+        '`targets` (whole numbers)')],
+    out:Annotated[Path, typer.Option(help='A new folder for the report')],
+    weights:Annotated[Path|None, typer.Option(
+        help='A state_dict as .safetensors; by default the network as it is built')]=None,
+    draws:Annotated[int, typer.Option(help='Networks of each null, at least 2')]=9,
+    trials:Annotated[int, typer.Option(help='Searches for modules, the best counts')]=3,
+    threads:Threads=1,
+):
+    """
+    Measure a network of your own, with Linear and Conv2d layers of at most 1024 units, beside
+    the same network untrained and with shuffled weights, and write a report.
+
+    Example: `modspec inspect mine.py:build --weights w.safetensors --data x.npz --out report`
+    """
+    from modspec.inspection.report import inspect_report
+    with clear_errors():
+        done = inspect_report(model, data, out, weights=weights or '', draws=draws,
+                              trials=trials, threads=threads)
+        typer.echo(f'report: {done / "notebook.ipynb"}')
 
 # %% ../nbs/cli.ipynb #f21c4e49
 @app.command('explore', context_settings=dict(allow_extra_args=True, ignore_unknown_options=True))

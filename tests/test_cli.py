@@ -27,7 +27,7 @@ from modspec.studies.extreme_sparsity.config import ARCHITECTURES, sparsity_run
 
 MODSPEC = Path(sys.executable).with_name('modspec')
 COMMANDS = ['run', 'sweep', 'status', 'measure', 'reproduce', 'figures', 'collect', 'claims', 'q', 'verify', 'doctor',
-            'explore']
+            'inspect', 'explore']
 
 
 def invoke(*args):

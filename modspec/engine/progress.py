@@ -142,8 +142,9 @@ def shown_progress(
     with tqdm(total=1, unit='step') if watched() else LogLines(1) as bar:
         def look():
             state = read_progress(path)
-            bar.total, bar.n = state['total'], max(bar.n, state['n'])
-            bar.set_description(state['text'], refresh=False)
+            if state['n'] >= bar.n: # not when the file is gone, and the page is still written
+                bar.total, bar.n = state['total'], state['n']
+                bar.set_description(state['text'], refresh=False)
             bar.refresh()
         try:
             with polling(look): yield

@@ -96,14 +96,14 @@ def read_weights(
 )->dict[str, Tensor]: # By name, as in `state_dict`
     "Weights of a network; `ValueError` for another kind of file, or numbers that are not finite"
     if not Path(path).is_file(): raise ValueError(f'{path} is missing; give a file of safetensors')
-    with open(path, 'rb') as f: start = f.read(2)
-    if start == b'PK' or start[:1] == b'\x80':
-        raise ValueError(
-            f'{path} holds pickles, which can run any program when they are opened; if you trust it, '
-            'load it into your network and write safetensors: '
-            "safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')")
     try: weights = load_file(path)
     except Exception as error: # whatever is in it
+        with open(path, 'rb') as f: start = f.read(2)
+        if start == b'PK' or start[:1] == b'\x80':
+            raise ValueError(
+                f'{path} holds pickles, which can run any program when they are opened; if you '
+                'trust it, load it into your network and write safetensors: '
+                "safetensors.torch.save_file(network.state_dict(), 'w.safetensors')") from error
         raise ValueError(f'{path} is no file of safetensors: {in_one_line(error)}') from error
     for name, w in weights.items():
         if not w.isfinite().all(): raise ValueError(f'{path}: {name} is not finite')
