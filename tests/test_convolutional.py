@@ -18,8 +18,8 @@ from modspec.measures.channels import (
     channel_covariances,
     channel_input_jacobians,
     channel_output_jacobians,
-    probe_directions,
     draw_positions,
+    probe_directions,
 )
 from modspec.networks.residual import (
     RESIDUAL_LAYERS,

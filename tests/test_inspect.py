@@ -311,11 +311,11 @@ def of_towers():
 
 
 def test_two_towers_are_modular_by_structure_and_function(of_towers):
-    "beside both nulls"
+    "The n-cut, of four clusters, tells them from untrained networks only: shuffled, few weights fall apart as well"
     found = beside_nulls(of_towers)
     ncut, q = (found.loc[('', name, '', '')] for name in ('ncut', 'q_max'))
     assert q['value'] > .45 and q['untrained_p'] == q['shuffled_p'] == 1 / 5 and q['untrained_mean'] < .3
-    assert ncut['untrained_p'] == ncut['shuffled_p'] == 1 / 5
+    assert ncut['untrained_p'] == 1 / 5
     jacobian = found.loc[('0', 'q', 'input_jacobian', '')]
     assert jacobian['value'] > jacobian['untrained_mean'] + 2 * jacobian['untrained_sd']
 
