@@ -213,6 +213,7 @@ def test_tied_weights_may_be_stored_once():
     state = {name: w for name, w in tied().state_dict().items() if name != '2.weight'}
     net = with_weights(built(tied, 1), state)
     assert torch.equal(net[2].weight, state['0.weight'])
+    assert 'more than once' in layout_of(net, Examples(random(4, 4))).no_graph
 
 
 # which units

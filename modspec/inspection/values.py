@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MOST_UNITS', 'MOST_BYTES', 'MOST_EDGES', 'NUMBERS', 'JACOBIAN_EXAMPLES', 'PROBES', 'CHEAP', 'N_CUT_CLUSTERS',
-           'Layout', 'check_answer', 'layout_of', 'check_size', 'directions_for', 'layer_hessians', 'unit_associations',
-           'modules_of', 'layer_rows', 'graph_rows', 'network_rows', 'shuffled_network', 'networks_beside', 'prepared',
-           'inspected']
+           'Layout', 'check_answer', 'layer_weight', 'layout_of', 'check_size', 'directions_for', 'layer_hessians',
+           'unit_associations', 'modules_of', 'layer_rows', 'graph_rows', 'network_rows', 'shuffled_network',
+           'networks_beside', 'prepared', 'inspected']
 
 # %% ../../nbs/inspection/values.ipynb #8613c695
 from collections.abc import Callable, Iterator
@@ -74,6 +74,16 @@ def check_answer(
                          f'got {y.max().item()}')
     return z
 
+# %% ../../nbs/inspection/values.ipynb #92a3960f
+def layer_weight(
+    net:nn.Module, # Any network
+    name:str, # Of one of its layers
+)->Tensor:
+    "The weight of a layer, which may be that of another layer as well"
+    weight = net.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
 # %% ../../nbs/inspection/values.ipynb #facb92bf
 def layout_of(
     net:nn.Module, # In evaluation mode
@@ -90,7 +100,7 @@ def layout_of(
                          'units of Linear or channels of Conv2d, on the way to its answer')
     check_unchanged(calls)
     states = [calls[k].h for k in kept]
-    edges = sum(dict(net.named_parameters())[f'{call.name}.weight'].numel() for call in calls)
+    edges = sum(layer_weight(net, call.name).numel() for call in calls)
     too_many = [f'its {edges} weights are more than {MOST_EDGES}'] * (edges > MOST_EDGES)
     why = [*obstacles(calls)] or too_many
     bends = {name.removesuffix('_') for call in calls for name in call.passed} & {*BENDS}
@@ -208,8 +218,7 @@ def graph_rows(
 )->Iterator[dict]: # `measure` and `value`
     "Values of the graph of all neurons, if there is one"
     if not layout.matrices: return
-    weights = dict(net.named_parameters())
-    blocks = layer_blocks([weights[f'{name}.weight'].detach().double()[None]
+    blocks = layer_blocks([layer_weight(net, name).detach().double()[None]
                            for name in layout.matrices])
     q, n = divided(blocks, seeds=[0], trials=trials)[0].tolist()
     cut = block_ncuts(blocks, N_CUT_CLUSTERS, activation=layout.activation, seeds=[0]).item()
