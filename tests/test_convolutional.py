@@ -11,6 +11,16 @@ from torch.func import jacrev
 
 from modspec.core.data import Dataset, Digits, load_dataset
 from modspec.core.streams import generators
+from modspec.measures.channels import (
+    N_POSITIONS,
+    at_positions,
+    channel_association,
+    channel_covariances,
+    channel_input_jacobians,
+    channel_output_jacobians,
+    draw_positions,
+    probe_directions,
+)
 from modspec.networks.residual import (
     RESIDUAL_LAYERS,
     ResidualBlock,
@@ -21,19 +31,12 @@ from modspec.networks.residual import (
 from modspec.studies.upstream_downstream.convolutional import (
     CHANNEL_MEASURES,
     CONVOLUTIONAL_SEED,
-    N_POSITIONS,
     PATIENCE,
     ConvolutionalTraining,
     against_untrained,
-    at_positions,
-    channel_association,
     channel_associations,
     channel_clusters,
-    channel_covariances,
-    channel_input_jacobians,
-    channel_output_jacobians,
     convolutional_table,
-    draw_positions,
     plot_channel_q,
     square_images,
     squared_weights,
@@ -212,6 +215,26 @@ def test_output_jacobian_of_the_pooled_layer_is_in_the_weights(net):
     x, W = pictures(7, 8), net.readout.weight.detach().double()
     M = channel_output_jacobians(net, x, draw_positions(net, x, rng=rng()))[-1]
     assert torch.allclose(M, W.T @ W, atol=1e-6)
+
+
+def test_probes_estimate_what_all_directions_give(net):
+    "Forward and backward: unbiased, and exact where there are as many probes as directions"
+    x = pictures(40, 8)
+    places = draw_positions(net, x, rng=rng())
+    for moments, size, probes in ((channel_input_jacobians, 64, 32), (channel_output_jacobians, 10, 5)):
+        exact = moments(net, x, places)
+        same, near = (moments(net, x, places, probe_directions(40, size, n, rng=rng())) for n in (size, probes))
+        for A, B, C in zip(exact, same, near):
+            assert torch.allclose(A, B, rtol=1e-6)
+            assert not torch.allclose(A, C) and (A - C).norm() < .5 * A.norm()
+    parts = channel_input_jacobians(net, x[:5], places, at_once=7)
+    assert all(torch.allclose(A, B, rtol=1e-6) for A, B in zip(parts, channel_input_jacobians(net, x[:5], places)))
+
+
+def test_probes_are_signs_of_their_own():
+    V = probe_directions(3, 10, 4, rng=rng())
+    assert V.shape == (3, 4, 10) and (V.abs() == .5).all() and not torch.equal(V[0], V[1])
+    assert torch.equal(probe_directions(3, 4, 4, rng=rng()), torch.eye(4).expand(3, -1, -1))
 
 
 def test_six_associations(net):

@@ -37,7 +37,7 @@ from modspec.engine.store import NOTEBOOK, TABLES, WEIGHTS, is_finished, lacking
 from modspec.studies.extreme_sparsity.config import sparsity_run
 
 ROOT = repository()
-RUNS = sorted((ROOT / 'nbs' / 'runs').glob('*.ipynb'))
+RUNS = sorted(path for path in (ROOT / 'nbs' / 'runs').glob('*.ipynb') if path.stem != 'inspect')  # of studies
 RUN = ROOT / 'nbs' / 'runs' / 'extreme_sparsity.ipynb'
 FIGURES = sorted((ROOT / 'nbs' / 'studies').glob('*/figures/*.ipynb'))
 PAPER_FIGURES = [path for path in FIGURES if 'extreme_sparsity' in path.parts]  # those of the smoke sweep

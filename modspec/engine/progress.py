@@ -191,8 +191,9 @@ def shown_progress(
             if not path.exists(): say_progress(path, 1, 1, 'writing its page') # all is computed
             with suppress(OSError): os.utime(path) # it is alive, also in a long step
             state = read_progress(path)
-            bar.total, bar.n = state['total'], max(bar.n, state['n'])
-            bar.set_description(state['text'], refresh=False)
+            if state['n'] >= bar.n: # not when the file is gone, and the page is still written
+                bar.total, bar.n = state['total'], state['n']
+                bar.set_description(state['text'], refresh=False)
             bar.refresh()
         try:
             with polling(look): yield

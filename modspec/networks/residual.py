@@ -82,6 +82,11 @@ class ResidualNetwork(nn.Module):
         where = dict(dim=(2, 3), keepdim=True)
         return [*h, torch.cat([h[-1].amax(**where), h[-1].mean(**where)], 1)]
 
+    def answers(self, x:Tensor)->tuple[list[Tensor], Tensor]:
+        "The six layers, and the read-outs that follow from the last one"
+        h = self.layers(x)
+        return h, self.readout(h[-1].flatten(1))
+
     def forward(self, x:Tensor, dropout:float=0., rng:torch.Generator|None=None)->Tensor:
         "The ten read-outs, shape (images, classes)"
         return self.readout(self.layers(x, dropout, rng)[-1].flatten(1))
