@@ -47,7 +47,7 @@ convolutional: env ## train a convolutional network on MNIST, and compare its ch
 	  table = convolutional_table(load_dataset('mnist'), ConvolutionalTraining(most_epochs=6)); \
 	  table.to_csv('results/convolutional.csv', index=False)"
 
-live: env ## train the networks of the figure on the home page, and write what it shows (about a minute on an idle core)
+live: env ## train the networks of the figure on the home page, and write what it shows (40 seconds of an idle core)
 	@$(RUN_ONE_THREAD) python -c "from pathlib import Path; \
 	  from modspec.analysis.tables import read_table; \
 	  from modspec.core.data import load_dataset; \

@@ -96,8 +96,9 @@ def live_images(
 LIVE_CAPTION = (
     'Curves: MNIST, loss of the mixture, mean over {seeds} with 95 % intervals, from '
     '<code>results/mixture</code>; dashed: untrained. The network in the picture is another one, '
-    'of seed 0, trained on the embedded digits (8 × 8 pixels), its weights rounded to a byte. '
-    'Units are filled where their last state is positive.')
+    'of seed 0, trained with the same loss on the embedded digits (8 × 8 pixels), its weights '
+    'rounded to a byte. Units are filled where their last state is positive; bars are read-outs, '
+    'outlines those with every link.')
 
 def live_data(
     networks:Stack, # What `train_live` trains

@@ -113,8 +113,9 @@ root.innerHTML = `<figure>
         <canvas width="800" height="848"></canvas>
         <svg class="network" viewBox="0 0 400 424" role="group" aria-label="units and links"></svg>
       </div>
-      <div class="row">Silence all links ${[1, 0].map(d => `<button data-direction="${d}"><span>
-        ${DIRECTIONS[d][1]} → ${DIRECTIONS[d][0]}</span></button>`).join('')}
+      <div class="row" role="group" aria-label="Silence all links">Silence all links
+        ${[1, 0].map(d => `<button data-direction="${d}"><span>${
+          DIRECTIONS[d][1]} → ${DIRECTIONS[d][0]}</span></button>`).join('')}
         <button data-do="restore">none</button></div>
       <p class="hint"></p>
       <p class="right" aria-live="polite"></p>
@@ -136,21 +137,22 @@ function draw(name, attributes, parent, text) {
 const plot = {left: 34, right: 392, top: 46, bottom: 258};
 const x = p => plot.right + (plot.right - plot.left) * Math.log10(p) / 4;
 const y = value => plot.bottom - (plot.bottom - plot.top) * value;
-const path = points => 'M' + points.map(([p, value]) => `${x(p).toFixed(1)},${y(value).toFixed(1)}`).join('L');
+const path = points =>
+  'M' + points.map(([p, value]) => `${x(p).toFixed(1)},${y(value).toFixed(1)}`).join('L');
 
 function drawCurves(svg) {
   for (const value of [0, .2, .4, .6, .8, 1]) {
     draw('path', {class: 'axis', d: `M${plot.left},${y(value)}H${plot.right}`}, svg);
     draw('text', {class: 'small', x: plot.left - 6, y: y(value) + 4, 'text-anchor': 'end'}, svg, value);
   }
-  for (const power of [-4, -3, -2, -1, 0]) draw('text',
-    {class: 'small', x: x(10 ** power), y: plot.bottom + 17, 'text-anchor': power ? 'middle' : 'end'},
-    svg, `${10 ** power}`);
-  draw('text', {x: (plot.left + plot.right) / 2, y: plot.bottom + 36, 'text-anchor': 'middle'}, svg, 'sparsity p');
+  for (const p of [1e-4, 1e-3, .01, .1, 1]) draw('text', {class: 'small', x: x(p),
+    y: plot.bottom + 17, 'text-anchor': p < 1 ? 'middle' : 'end'}, svg, p);
+  draw('text', {x: (plot.left + plot.right) / 2, y: plot.bottom + 36, 'text-anchor': 'middle'},
+    svg, 'sparsity p');
   draw('text', {x: 0, y: 11}, svg, 'specialization');
   for (const {color, trained, untrained} of curves) {
-    draw('path', {class: 'band', fill: color,
-      d: path([...trained.map(([p, , , high]) => [p, high]), ...trained.map(([p, , low]) => [p, low]).reverse()])}, svg);
+    const high = trained.map(([p, , , value]) => [p, value]), low = trained.map(([p, , value]) => [p, value]);
+    draw('path', {class: 'band', fill: color, d: path([...high, ...low.reverse()])}, svg);
     draw('path', {class: 'untrained', stroke: color, d: path(untrained)}, svg);
     draw('path', {class: 'line', stroke: color, d: path(trained)}, svg);
   }
@@ -190,19 +192,22 @@ function drawNetwork(svg) {  // what stays, and what will change
     return cx;
   });
   parts.links = draw('g', {class: 'links', role: 'group', 'aria-label': 'links'}, svg);
-  draw('rect', {y: CENTERS[0][1] - RIM, width: 400, height: 2 * RIM, fill: 'transparent'}, parts.links);
+  draw('rect', {y: CENTERS[0][1] - RIM, width: 400, height: 2 * RIM, fill: 'transparent'},
+    parts.links);
   columns.forEach((cx, n) => {
     parts.units[n] = Array.from({length: N}, (_, i) => {
       const [ux, uy] = places[n][i];
-      return draw('circle', {class: 'unit', cx: ux, cy: uy, r: 2.8, fill: color(n), stroke: color(n), 'pointer-events': 'none'}, svg);
+      const paint = {fill: color(n), stroke: color(n), 'pointer-events': 'none'};
+      return draw('circle', {class: 'unit', cx: ux, cy: uy, r: 2.8, ...paint}, svg);
     });
     const left = cx - BARS.width * CLASSES / 2;
     draw('text', {x: cx, y: 12, 'text-anchor': 'middle'}, svg, `sub-network ${n}`);
     parts.says[n] = draw('text', {x: cx, y: 29, 'text-anchor': 'middle'}, svg);
     parts.zero[n] = draw('path', {class: 'axis'}, svg);
-    for (const kind of ['bars', 'before']) parts[kind][n] = Array.from({length: CLASSES}, (_, c) => draw('rect',
-      {class: kind === 'bars' ? 'bar' : 'before', x: left + c * BARS.width + 1.5, width: BARS.width - 3,
-        ...(kind === 'bars' && {fill: color(n)})}, svg));
+    const bar = look => Array.from({length: CLASSES}, (_, c) =>
+      draw('rect', {x: left + c * BARS.width + 1.5, width: BARS.width - 3, ...look}, svg));
+    parts.bars[n] = bar({class: 'bar', fill: color(n)});
+    parts.before[n] = bar({class: 'before'});
     for (let c = 0; c < CLASSES; c++) draw('text',
       {class: 'small', x: left + (c + .5) * BARS.width, y: BARS.low + 14, 'text-anchor': 'middle'}, svg, c);
     const frame = {x: cx - 36, y: CENTERS[n][1] + RIM + 15, width: 72, height: 72};
@@ -217,7 +222,8 @@ function pictureOf(index) {  // an image as an address
   const canvas = document.createElement('canvas'), side = Math.sqrt(PIXELS);
   canvas.width = canvas.height = side;
   const context = canvas.getContext('2d'), shades = context.createImageData(side, side);
-  pixels(index).forEach((byte, at) => shades.data.set([255 - byte, 255 - byte, 255 - byte, 255], 4 * at));
+  shades.data.fill(255);
+  pixels(index).forEach((ink, at) => shades.data.fill(255 - ink, 4 * at, 4 * at + 3));
   context.putImageData(shades, 0, 0);
   return canvas.toDataURL();
 }
@@ -230,7 +236,8 @@ function drawWeak(net) {  // what is not among the strongest, both directions in
   context.globalAlpha = Math.min(.5, 4 / Math.sqrt(net.count));
   context.lineWidth = .4;
   for (let rank = SHOWN; rank < net.count; rank++) for (const links of net.links) {
-    const {to, from, i, j} = links[rank];
+    const {at, to, from, i, j} = links[rank];
+    if (state.silent.has(at)) continue;
     context.strokeStyle = colors[from];
     context.beginPath();
     context.moveTo(...places[from][j]);
@@ -242,20 +249,18 @@ function drawWeak(net) {  // what is not among the strongest, both directions in
 function drawLinks(net) {  // the strongest in each direction, as lines that can be chosen
   parts.links.querySelectorAll('.link').forEach(line => line.remove());
   const strongest = Math.max(...net.links.flat().map(({weight}) => Math.abs(weight)));
-  lines = net.links.flatMap(links => {
-    return links.slice(0, SHOWN).map(link => {
-      const [x1, y1] = places[link.from][link.j], [x2, y2] = places[link.to][link.i];
-      const line = draw('line', {class: 'link', x1, y1, x2, y2, stroke: color(link.from), tabindex: -1,
-        role: 'button', 'aria-label': inWords(link),
-        'stroke-width': (.7 + 1.8 * Math.abs(link.weight) / strongest).toFixed(2)}, parts.links);
-      return {line, link, ends: [x1, y1, x2, y2]};
-    });
+  lines = net.links.flatMap(links => links.slice(0, SHOWN)).map(link => {
+    const [x1, y1] = places[link.from][link.j], [x2, y2] = places[link.to][link.i];
+    const line = draw('line', {class: 'link', x1, y1, x2, y2, stroke: color(link.from), tabindex: -1,
+      role: 'button', 'aria-label': `Silence link ${inWords(link)}`,
+      'stroke-width': (.7 + 1.8 * Math.abs(link.weight) / strongest).toFixed(2)}, parts.links);
+    return {line, link, ends: [x1, y1, x2, y2]};
   });
   lines[0].line.setAttribute('tabindex', 0);
 }
 
 const inWords = ({to, from, i, j, weight}) =>
-  `Link ${from} → ${to}, from unit ${j} to unit ${i}, weight ${weight.toFixed(2)}`;
+  `${from} → ${to}, from unit ${j} to unit ${i}, weight ${weight.toFixed(2)}`;
 
 function distance(px, py, [x1, y1, x2, y2]) {  // of a point from a piece of a line
   const dx = x2 - x1, dy = y2 - y1;
@@ -264,7 +269,7 @@ function distance(px, py, [x1, y1, x2, y2]) {  // of a point from a piece of a l
 }
 
 function nearest(event) {  // the link under the pointer, or none
-  const svg = parts.links.ownerSVGElement, box = svg.getBoundingClientRect(), scale = 400 / box.width;
+  const box = parts.links.ownerSVGElement.getBoundingClientRect(), scale = 400 / box.width;
   const px = (event.clientX - box.left) * scale, py = (event.clientY - box.top) * scale;
   const far = lines.map(({ends}) => distance(px, py, ends)), least = Math.min(...far);
   return least < 10 * scale ? lines[far.indexOf(least)] : null;
@@ -283,9 +288,11 @@ function show() {  // everything that depends on the pair and on what is silent
   const [low, high] = [Math.min(...drawn), Math.max(...drawn)];
   const level = value => BARS.low - (BARS.low - BARS.high) * (value - low) / (high - low);
   now.readouts.forEach((r, n) => {
-    const span = value => ({y: Math.min(level(value), level(0)), height: Math.abs(level(value) - level(0))});
     for (const [rects, values] of [[parts.bars[n], r], [parts.before[n], whole.readouts[n]]])
-      rects.forEach((rect, c) => Object.entries(span(values[c])).forEach(([key, v]) => rect.setAttribute(key, v)));
+      rects.forEach((rect, c) => {
+        rect.setAttribute('y', level(Math.max(values[c], 0)));
+        rect.setAttribute('height', Math.abs(level(values[c]) - level(0)));
+      });
     parts.bars[n].forEach((rect, c) => rect.classList.toggle('largest', c === now.says[n]));
     parts.zero[n].setAttribute('d', `M${CENTERS[n][0] - 75},${level(0)}h150`);
     parts.says[n].textContent = `says ${now.says[n]}${n === now.decider ? ', and decides' : ''}`;
@@ -299,7 +306,7 @@ function show() {  // everything that depends on the pair and on what is silent
   });
   lines.forEach(({line, link}) => line.setAttribute('aria-pressed', state.silent.has(link.at)));
   find('.verdict').textContent = verdict(now, whole);
-  find('.verdict').dataset.pair = state.at;
+  find('.verdict').dataset.images = state.pair;
   showControls(net);
   showAccuracy(net, links);
 }
@@ -310,21 +317,24 @@ function verdict(now, whole) {
     : `Both digits are ${a % 2 ? 'odd' : 'even'}: digit 1 is asked for, the ${target}.`;
   const judged = now.answer === target ? 'right' : 'wrong';
   const before = now.answer === whole.answer ? '' : ` With every link it would be ${whole.answer}.`;
-  return `${question} Sub-network ${now.decider} has the largest read-out and answers ${now.answer}: ${judged}.${before}`;
+  const says = `Sub-network ${now.decider} has the largest read-out and answers ${now.answer}`;
+  return `${question} ${says}: ${judged}.${before}`;
 }
 
 function showControls(net) {
   const [a, b] = state.pair.map(index => labels[index]);
   root.querySelectorAll('select').forEach((select, n) => {
     select.value = [a, b][n];
-    for (const option of select.options) option.disabled = !(n ? allowed(a, +option.value) : allowed(+option.value, b));
+    for (const option of select.options) option.disabled =
+      !(n ? allowed(a, +option.value) : allowed(+option.value, b));
   });
   root.querySelectorAll('[data-direction]').forEach(button => button.setAttribute('aria-pressed',
     net.links[button.dataset.direction].every(({at}) => state.silent.has(at))));
   const count = state.silent.size;
   find('[data-do=restore]').disabled = !count;
+  const few = net.count > SHOWN ? `of the ${SHOWN} strongest each way` : 'in the picture';
   hint = count ? `${count === 1 ? 'One link is' : `${count.toLocaleString('en')} links are`} silent.`
-    : net.count > SHOWN ? `Or click one of the ${SHOWN} strongest each way.` : 'Or click one in the picture.';
+    : `Or click one ${few}.`;
   find('.hint').textContent = hint;
 }
 
@@ -353,7 +363,8 @@ function choose(k) {  // another network
   drawWeak(net);
   drawLinks(net);
   showCurves(net.sparsity);
-  const where = `p = ${net.sparsity}: ${net.count.toLocaleString('en')} link${net.count > 1 ? 's' : ''} each way, Q = ${q.toFixed(3)}`;
+  const count = `${net.count.toLocaleString('en')} link${net.count > 1 ? 's' : ''} each way`;
+  const where = `p = ${net.sparsity}: ${count}, Q = ${q.toFixed(3)}`;
   find('.where').textContent = where;
   find('input').value = k;
   find('input').setAttribute('aria-valuetext', where);
@@ -362,7 +373,7 @@ function choose(k) {  // another network
 
 function point(here) {  // at a link, or at none
   lines.forEach(each => each.line.classList.toggle('near', each === here));
-  find('.hint').textContent = here ? `${inWords(here.link)}.` : hint;
+  find('.hint').textContent = here ? `Link ${inWords(here.link)}.` : hint;
 }
 
 function toggle(at, on = !state.silent.has(at)) {
@@ -377,19 +388,23 @@ find('[data-do=next]').addEventListener('click', () => {
 });
 root.querySelectorAll('select').forEach((select, n) => select.addEventListener('change', () => {
   const from = state.pair[n] + 1, order = labels.map((_, i) => (from + i) % labels.length);
-  state.pair = state.pair.map((image, m) => m === n ? order.find(i => labels[i] === +select.value) : image);
+  const chosen = order.find(i => labels[i] === +select.value);
+  state.pair = state.pair.map((image, m) => m === n ? chosen : image);
   show();
 }));
 root.querySelectorAll('[data-direction]').forEach(button => button.addEventListener('click', () => {
   const on = button.getAttribute('aria-pressed') !== 'true';
   network(state.k).links[button.dataset.direction].forEach(({at}) => toggle(at, on));
+  drawWeak(network(state.k));
   show();
 }));
-find('[data-do=restore]').addEventListener('click', () => { state.silent.clear(); show(); });
-
-parts.links.addEventListener('pointermove', event => {
-  point(nearest(event));
+find('[data-do=restore]').addEventListener('click', () => {
+  state.silent.clear();
+  drawWeak(network(state.k));
+  show();
 });
+
+parts.links.addEventListener('pointermove', event => point(nearest(event)));
 parts.links.addEventListener('pointerleave', () => point(null));
 parts.links.addEventListener('click', event => {
   const here = nearest(event);
