@@ -15,11 +15,11 @@ from modspec.explorer.live import (
     live_data,
     live_script,
     pack_networks,
-    packed,
+    pack_weights,
     read_live,
     train_live,
     unpack_networks,
-    unpacked,
+    unpack_weights,
 )
 from modspec.explorer.response import respond, silence
 from modspec.measures.performance import evaluate
@@ -71,15 +71,15 @@ def test_packed(size):
     W = torch.randn(50, 40, generator=torch.Generator().manual_seed(0)) * size
     W[0] = 0
     W[1] *= 1e-6
-    kept = packed(W)
-    again = unpacked(kept)
-    assert ((again != 0) == (W != 0)).all() and packed(again) == kept
+    kept = pack_weights(W)
+    again = unpack_weights(kept)
+    assert ((again != 0) == (W != 0)).all() and pack_weights(again) == kept
     weak = W.abs() < kept['scale'] / 2
     assert ((again - W).abs() <= torch.where(weak, kept['scale'], kept['scale'] / 2 * 1.001)).all()
 
 
 def test_packed_zeros():
-    assert not unpacked(packed(torch.zeros(3))).any()
+    assert not unpack_weights(pack_weights(torch.zeros(3))).any()
 
 
 def test_training_again_gives_the_same_bytes(dataset):
