@@ -11,7 +11,7 @@ RUN_ONE_THREAD := OMP_NUM_THREADS=1 $(RUN)
 # Versions that committed results were made with: make env CONSTRAINTS=constraints.txt
 CONSTRAINTS ?=
 
-.PHONY: help env figures evolution convolutional test test-slow test-slurm wheel bench lab docs clean
+.PHONY: help env figures evolution convolutional live test test-slow test-slurm wheel bench lab docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,15 @@ convolutional: env ## train a convolutional network on MNIST, and compare its ch
 	  from modspec.studies.upstream_downstream.convolutional import ConvolutionalTraining, convolutional_table; \
 	  table = convolutional_table(load_dataset('mnist'), ConvolutionalTraining(most_epochs=6)); \
 	  table.to_csv('results/convolutional.csv', index=False)"
+
+live: env ## train the networks of the figure on the home page, and write what it shows (40 seconds of an idle core)
+	@$(RUN_ONE_THREAD) python -c "from pathlib import Path; \
+	  from modspec.analysis.tables import read_table; \
+	  from modspec.core.data import load_dataset; \
+	  from modspec.explorer.live import live_data, live_script, train_live; \
+	  dataset, table = load_dataset('digits'), read_table('results/mixture'); \
+	  networks = train_live(dataset, sorted(set(table['sparsity']))[::2]); \
+	  Path('nbs/live/data.js').write_text(live_script(live_data(networks, dataset, table)), encoding='utf-8')"
 
 test: env ## check that code and notebooks agree, lint, check types, run every notebook and the tests
 	@echo "== modules in sync, notebooks clean"

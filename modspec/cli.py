@@ -8,8 +8,8 @@ __all__ = ['PLAIN', 'app', 'OTHER_NETWORKS', 'plainly', 'degraded', 'never_fail_
            'default_results', 'manifests', 'outcome', 'say_json', 'run_of_file', 'run_command', 'number_of_runs',
            'warn_of', 'computed_sweep', 'sweep_command', 'status_command', 'sweep_trained_again', 'measure_command',
            'reproduce_command', 'report_figures', 'figures_command', 'collect_command', 'folders_and_keys',
-           'claims_command', 'q_command', 'verify_command', 'show_command', 'compare_command', 'doctor_command',
-           'explore_command']
+           'claims_command', 'table_command', 'q_command', 'verify_command', 'show_command', 'compare_command',
+           'doctor_command', 'inspect_command', 'explore_command']
 
 # %% ../nbs/cli.ipynb #6fc7563b
 import codecs, json, logging, os, signal, sys, unicodedata
@@ -29,11 +29,12 @@ from .engine.attempts import RunFailed
 from .engine.config import find_run, load_config
 from .engine.doctor import Checked, libraries, machine, report, surroundings
 from modspec.engine.options import (FRACTION, ArchitectureName, AsJson, AsMarkdown, Assignments, BatchSize, Config,
-    Cores, DatasetName, Device, Download, DryRun, Epochs, FirstSeed, Measures, NameOfRun, Out,
+    Cores, DatasetName, Device, Download, DryRun, Epochs, FirstSeed, Log, Measures, NameOfRun, Out,
     Plugin, Profile, Recompute, Results, ResultsAndClaims, Retrain, RunOut, Seeds, Sensitivity,
     Sparsities, StudyName, SweepFile, SweepOfTables, Threads, Verdict, given_settings, number,
     only_given)
 from .engine.plan import RunConfig, SweepConfig, make_run, study_named
+from .training.live import log_folder, logged
 
 # %% ../nbs/cli.ipynb #a54af34a
 PLAIN = {'–': '-', '—': '-', '−': '-', '→': '->', '←': '<-', '±': '+/-', '≥': '>=', '≤': '<=',
@@ -210,6 +211,7 @@ def run_command(
     batch_size:BatchSize=None, setting:Assignments=None, study:StudyName=None,
     config:SweepFile=None, name:NameOfRun=None, device:Device='cpu', threads:Threads=1,
     download:Download=False, plugin:Plugin=None, recompute:Recompute=False,
+    log:Log=None,
 ):
     """
     Train and measure networks: executes the notebook of the study with papermill.
@@ -218,7 +220,7 @@ def run_command(
     `modspec run --sparsity 0.01 --set mask_fraction=0.1 --set readout_lr=0.5 --out results/two`
     """
     from modspec.engine.notebook import run_notebook
-    with clear_errors():
+    with clear_errors(), logged(log_folder(log, out.parent)):
         with_plugins(plugin)
         options = only_given(dataset=dataset, architecture=architecture, epochs=epochs,
                              batch_size=batch_size, sparsity=sparsity)
@@ -269,6 +271,7 @@ def computed_sweep(
 def sweep_command(
     config:Config, out:Out=None, cores:Cores=None, download:Download=False, profile:Profile=None,
     device:Device='cpu', plugin:Plugin=None, recompute:Recompute=False, dry_run:DryRun=False,
+    log:Log=None,
 ):
     """
     Compute what is missing of a sweep; the same command goes on where it stopped.
@@ -276,7 +279,7 @@ def sweep_command(
     Examples: `modspec sweep config/extreme_sparsity/quick.yaml` and the same with `--dry-run`
     """
     results = out or default_results(config)
-    with clear_errors():
+    with clear_errors(), logged(log_folder(log, results)):
         with_plugins(plugin)
         if dry_run:
             from modspec.engine.status import planned
@@ -457,6 +460,23 @@ def claims_command(
         elif as_json: say_json(ledger.records(folders, sensitivity, **which))
         else: ledger.printed(folders, sensitivity, **which)
 
+# %% ../nbs/cli.ipynb #8266919c
+@app.command('table')
+def table_command(
+    results:Annotated[Path, typer.Option(
+        help='Folder in which the results of all studies stand')]=Path('results'),
+    out:Annotated[Path, typer.Option(help='Folder for table, pictures and ledger')]=Path('results/table'),
+):
+    """
+    Put every cause, measure and task into one table, with its pictures and its claims, without
+    training.
+
+    Example: `modspec table --out my_table`
+    """
+    with clear_errors():
+        from modspec.studies.everything.claims import written_everything
+        for path in written_everything(results, out): typer.echo(path)
+
 # %% ../nbs/cli.ipynb #6870fe52
 @app.command('q')
 def q_command(
@@ -553,6 +573,34 @@ def doctor_command(as_json:AsJson=False):
         if look is libraries and any(finding.advice for finding in found): break
     if as_json: say_json([finding._asdict() for finding in found])
     if any(finding.advice and finding.needed for finding in found): raise typer.Exit(1)
+
+# %% ../nbs/cli.ipynb #d616d3d4
+@app.command('inspect')
+def inspect_command(
+    model:Annotated[str, typer.Argument(
+        metavar='FILE.py:FUNCTION', help='A function without arguments that returns the network '
+        'untrained, a torch.nn.Module; it is executed')],
+    data:Annotated[Path, typer.Option(
+        help='An .npz file of `inputs` (examples first) and, of a classifier, optionally '
+        '`targets` (whole numbers)')],
+    out:Annotated[Path, typer.Option(help='A new folder for the report')],
+    weights:Annotated[Path|None, typer.Option(
+        help='A state_dict as .safetensors; by default the network as it is built')]=None,
+    draws:Annotated[int, typer.Option(help='Networks of each null, at least 2')]=9,
+    trials:Annotated[int, typer.Option(help='Searches for modules, the best counts')]=3,
+    threads:Threads=1,
+):
+    """
+    Measure a network of your own, with Linear and Conv2d layers of at most 1024 units, beside
+    the same network untrained and with shuffled weights, and write a report.
+
+    Example: `modspec inspect mine.py:build --weights w.safetensors --data x.npz --out report`
+    """
+    from modspec.inspection.report import inspect_report
+    with clear_errors():
+        done = inspect_report(model, data, out, weights=weights or '', draws=draws,
+                              trials=trials, threads=threads)
+        typer.echo(f'report: {done / "notebook.ipynb"}')
 
 # %% ../nbs/cli.ipynb #f21c4e49
 @app.command('explore', context_settings=dict(allow_extra_args=True, ignore_unknown_options=True))

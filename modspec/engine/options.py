@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Config', 'Results', 'Threads', 'Device', 'Download', 'Plugin', 'Recompute', 'AsJson', 'FRACTION', 'RunOut',
            'Sparsities', 'Seeds', 'FirstSeed', 'DatasetName', 'ArchitectureName', 'Epochs', 'BatchSize', 'Assignments',
-           'StudyName', 'SweepFile', 'NameOfRun', 'Out', 'Cores', 'Profile', 'DryRun', 'Measures', 'SweepOfTables',
-           'Retrain', 'VERDICT_WORDS', 'ResultsAndClaims', 'Sensitivity', 'Verdict', 'AsMarkdown', 'one_of',
-           'registered_names', 'number', 'whole', 'as_type_of', 'assigned', 'only_given', 'given_settings']
+           'StudyName', 'SweepFile', 'NameOfRun', 'Log', 'Out', 'Cores', 'Profile', 'DryRun', 'Measures',
+           'SweepOfTables', 'Retrain', 'VERDICT_WORDS', 'ResultsAndClaims', 'Sensitivity', 'Verdict', 'AsMarkdown',
+           'one_of', 'registered_names', 'number', 'whole', 'as_type_of', 'assigned', 'only_given', 'given_settings']
 
 # %% ../../nbs/engine/options.ipynb #a36330a5
 from collections.abc import Callable
@@ -92,6 +92,9 @@ SweepFile = Annotated[Path|None, typer.Option(
     help='Take all settings from this YAML file of a sweep, or one that comes with modspec')]
 NameOfRun = Annotated[str|None, typer.Option(
     metavar='NAME', help='Which of its runs, such as p0.01_seeds0-4 (see: modspec sweep CONFIG --dry-run)')]
+Log = Annotated[str|None, typer.Option(
+    metavar='KIND', help='tensorboard: loss and accuracy while it trains, in a folder beside '
+    'the results', autocompletion=one_of('tensorboard'))]
 
 # %% ../../nbs/engine/options.ipynb #088a0456
 Out = Annotated[Path|None, typer.Option(
