@@ -16,9 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMITTED = ('paper', 'mixture', 'sensitivity', 'sensitivity_winner', 'map', 'map_winner', 'map_fixed', 'map_literal',
              'steps', 'dense', 'causes_retina', 'causes_wide', 'causes_crosses', 'causes_controls',
              'causes_two', 'causes_digits', 'causes_mediation', 'causes_adapting',
-             'causes_digits_adapting', 'layers_base', 'layers_untrained', 'layers_overtrained', 'layers_shuffled', 'layers_others', 'layers_deep', 'layers_untrained_deep',
-            
-             'modules')  # in results/
+             'causes_digits_adapting', 'layers_base', 'layers_untrained', 'layers_overtrained', 'layers_shuffled',
+             'layers_others', 'layers_deep', 'layers_untrained_deep', 'modules')  # in results/
 
 
 class Smoke(NamedTuple):
