@@ -162,9 +162,9 @@ def check_measured(
     check_kind('stack', stack, Stack, SUCH_A_STACK)
     lost = {*about.get('needs', ())} - has(stack) - {'bottleneck'}
     if lost:
-        lost, there = (', '.join(NEEDS.get(one, one) for one in sorted(names))
+        lacking, there = (', '.join(NEEDS.get(one, one) for one in sorted(names))
                        for names in (lost, has(stack)))
-        raise ValueError(f'{about["name"]} needs networks with {lost}, got '
+        raise ValueError(f'{about["name"]} needs networks with {lacking}, got '
                          f'{stack.architecture.name} networks with {there}')
     if parameters is not None: check_settings(parameters, *about.get('settings', ()))
     if dataset is None: return
