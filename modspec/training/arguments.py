@@ -162,9 +162,9 @@ def check_measured(
     check_kind('stack', stack, Stack, SUCH_A_STACK)
     lost = {*about.get('needs', ())} - has(stack) - {'bottleneck'}
     if lost:
-        lost, there = (', '.join(NEEDS.get(one, one) for one in sorted(names))
+        lacking, there = (', '.join(NEEDS.get(one, one) for one in sorted(names))
                        for names in (lost, has(stack)))
-        raise ValueError(f'{about["name"]} needs networks with {lost}, got '
+        raise ValueError(f'{about["name"]} needs networks with {lacking}, got '
                          f'{stack.architecture.name} networks with {there}')
     if parameters is not None: check_settings(parameters, *about.get('settings', ()))
     if dataset is None: return
@@ -175,7 +175,8 @@ def check_measured(
         check_asked(stack.architecture, digits, parameters.task, subtasks=subtasks)
 
 # %% ../../nbs/training/arguments.ipynb #ec84a3dd
-P, R = ParamSpec('P'), TypeVar('R')
+P = ParamSpec('P')
+R = TypeVar('R')
 
 def checked(
     measure:Callable[P, R], # A measure, from (stack, dataset, parameters, *, bar)
@@ -187,12 +188,13 @@ def checked(
         bound.apply_defaults()
         written = unwrap(measure) # where it stands, whatever else decorates it
         registered = written.__globals__.get('REGISTERED', [])
-        about = next((one for one in registered if one['object'] == written.__name__), {})
+        about:dict[str, Any] = next(
+            (one for one in registered if one['object'] == written.__name__), {})
         stack, dataset, parameters = (bound.arguments[one] for one in list(bound.arguments)[:3])
         check_measured(about, stack, dataset, parameters)
         try: return measure(*given, **named)
         except AttributeError as error: # something is read that is not there
             if error.obj is None: check_kind('dataset', dataset, Dataset, "load_dataset('digits')")
-            if error.obj is parameters: check_settings(parameters, error.name)
+            if error.obj is parameters: check_settings(parameters, str(error.name))
             raise
     return looking
