@@ -121,7 +121,7 @@ def start(config, profile, results='results') -> subprocess.Popen:
 
 def end(process, code=0) -> str:
     "Wait for a sweep; what it says in its last line"
-    said = process.communicate(timeout=300)[1]
+    said = process.communicate(timeout=900)[1]
     assert process.returncode == code, said + said_by('results/sweep.log')
     return said.strip().splitlines()[-1] if said else ''
 
