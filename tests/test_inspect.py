@@ -22,9 +22,9 @@ from modspec.engine.attempts import RunFailed
 from modspec.engine.store import NOTEBOOK
 from modspec.inspection import report
 from modspec.inspection.module import Examples, built, load_builder, read_weights, with_weights
-from modspec.inspection.report import VALUES, agreement, beside_nulls, inspect_report, remarks
+from modspec.inspection.report import VALUES, beside_both_nulls, inspect_report, module_agreement, remarks
 from modspec.inspection.values import (
-    MOST_UNITS,
+    MOST_MEASURED,
     inspected,
     layout_of,
     prepared,
@@ -48,7 +48,7 @@ def same():
     torch.manual_seed(0)
     return build()
 def shallow(): return nn.Linear(6, 3)
-def wide(): return nn.Sequential(nn.Linear(6, {MOST_UNITS + 1}), nn.ReLU(), nn.Linear({MOST_UNITS + 1}, 3))
+def wide(): return nn.Sequential(nn.Linear(6, {MOST_MEASURED + 1}), nn.ReLU(), nn.Linear({MOST_MEASURED + 1}, 3))
 def large(): return nn.Sequential(nn.Linear(6, 1000), *[nn.Linear(1000, 1000) for _ in range(55)], nn.Linear(1000, 3))
 def image(): return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 3))
 def pair(): return nn.Sequential(nn.Linear(6, 5), nn.LSTM(5, 3))
@@ -122,7 +122,7 @@ BAD = {
     'builder needs arguments': (lambda net: dict(model='mine.py:needs'), 'the builder fails: TypeError'),
     'one seed': (lambda net: dict(model='mine.py:same'), 'the same weights with every seed, so there is no null'),
     'nothing to measure': (lambda net: dict(model='mine.py:shallow'), 'has no hidden layer that can be measured'),
-    'too many units': (lambda net: dict(model='mine.py:wide'), f'has {MOST_UNITS + 1} units; at most {MOST_UNITS}'),
+    'too many units': (lambda net: dict(model='mine.py:wide'), f'units; at most {MOST_MEASURED} can be'),
     'too much memory': (lambda net: dict(model='mine.py:large'), 'GB of memory; at most 4 GB are taken'),
     'images for a list': (lambda net: dict(model='mine.py:image'), 'cannot take inputs of shape (examples, 6)'),
     'two answers': (lambda net: dict(model='mine.py:pair'), 'answer with read-outs (examples, classes), got tuple'),
@@ -313,7 +313,7 @@ def of_towers():
 
 def test_two_towers_are_modular_by_structure_and_function(of_towers):
     "The n-cut, of four clusters, tells them from untrained networks only: shuffled, few weights fall apart as well"
-    found = beside_nulls(of_towers)
+    found = beside_both_nulls(of_towers)
     ncut, q = (found.loc[('', name, '', '')] for name in ('ncut', 'q_max'))
     assert q['value'] > .45 and q['untrained_p'] == q['shuffled_p'] == 1 / 5 and q['untrained_mean'] < .3
     assert ncut['untrained_p'] == 1 / 5
@@ -326,7 +326,7 @@ def test_table_of_values(of_towers):
     assert of_towers['value'].notna().all() and of_towers.groupby(['network', 'draw']).size().nunique() == 1
     own = of_towers[of_towers['network'] == 'network']
     assert len(own) == 3 + 1 + 2 * (8 + 8 + 2 * 28) and own['association'].nunique() == 8
-    A = agreement(of_towers, 'untrained').to_numpy()
+    A = module_agreement(of_towers, 'untrained').to_numpy()
     assert (A == A.T).all() and (A.diagonal() == 1).all()
 
 
@@ -335,7 +335,7 @@ def test_share_of_draws_is_exact():
             for measure in ('q', 'ncut') for kind, values in dict(network=[2.], untrained=[1., 2., 3.],
                                                                  shuffled=[0., 0., 5.]).items()
             for k, value in enumerate(values)]
-    found = beside_nulls(pd.DataFrame(rows)).droplevel(['layer', 'association', 'against'])
+    found = beside_both_nulls(pd.DataFrame(rows)).droplevel(['layer', 'association', 'against'])
     assert found['untrained_p'].to_dict() == {'q': 3 / 4, 'ncut': 3 / 4}
     assert found['shuffled_p'].to_dict() == {'q': 2 / 4, 'ncut': 3 / 4} and found.loc['q', 'untrained_sd'] == 1
 
@@ -368,7 +368,7 @@ def test_silent_layers_have_no_modules():
         net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
         nn.init.constant_(net[0].bias, -99.)
         return net
-    found = beside_nulls(inspected(silent, None, Examples(random(20, 4)), draws=2, trials=1))
+    found = beside_both_nulls(inspected(silent, None, Examples(random(20, 4)), draws=2, trials=1))
     assert found.loc[('0', 'q', 'input_covariance', ''), 'value'] == 0
     assert found.loc[('0', 'modules', 'input_jacobian', ''), 'value'] == 0
 

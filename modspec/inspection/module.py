@@ -60,7 +60,8 @@ def load_builder(
     build = getattr(module, function, None)
     if not callable(build):
         names = [n for n, x in vars(module).items() if callable(x) and x.__module__ == name]
-        raise ValueError(f'{file} has no function {function!r}; it has {", ".join(names) or "none"}')
+        there = ', '.join(names) or 'none'
+        raise ValueError(f'{file} has no function {function!r}; it has {there}')
     def beside():
         with importing_from(path.resolve().parent): return build()
     return beside

@@ -8,10 +8,9 @@ __all__ = ['FACTOR', 'PLATEAU', 'PATIENCE', 'CHANNEL_MEASURES', 'CONVOLUTIONAL_S
            'channel_clusters', 'convolutional_table', 'against_untrained', 'plot_channel_q']
 
 # %% ../../../nbs/studies/upstream_downstream/convolutional.ipynb #4e68bf47
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
