@@ -31,8 +31,8 @@ from modspec.studies.extreme_sparsity.config import ARCHITECTURES, sparsity_run
 
 MODSPEC = Path(sys.executable).with_name('modspec')
 COMMITTED_LAYERS = Path(__file__).parent.parent / 'results' / 'layers_base'
-COMMANDS = ['run', 'sweep', 'status', 'measure', 'reproduce', 'figures', 'collect', 'claims', 'table', 'q', 'verify', 'show',
-            'compare', 'doctor', 'inspect', 'explore']
+COMMANDS = ['run', 'sweep', 'status', 'measure', 'reproduce', 'figures', 'collect', 'claims', 'table', 'q', 'verify',
+            'show', 'compare', 'doctor', 'inspect', 'explore']
 
 
 def invoke(*args):
