@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['VALUE_OF', 'LOOKS', 'VALUES', 'small_network', 'brought', 'beside_both_nulls', 'values_of', 'in_words',
            'plot_layer_q', 'layers_figure', 'module_agreement', 'agreement_figure', 'matrices_figure', 'remarks',
-           'layer_table', 'free_folder', 'inspect_report']
+           'layer_table', 'free_folder', 'execute_report', 'inspect_report']
 
 # %% ../../nbs/inspection/report.ipynb #38a61b4b
 import shutil, time
@@ -230,6 +230,22 @@ def free_folder(
         raise ResultError(f'{out} is there already, and a report replaces nothing; '
                           'choose another with --out, or delete it')
 
+# %% ../../nbs/inspection/report.ipynb #39927b9e
+def execute_report(
+    partial:Path, # Folder of the attempt
+    place:Path, # Of the report, still empty
+    values:dict, # Parameters of the notebook
+)->None:
+    "Execute the notebook; `RunFailed` if a cell fails, and then the page is kept beside the place"
+    notebook = repository() / 'nbs' / 'runs' / 'inspect.ipynb'
+    try:
+        with shown_progress(progress_file(place)): execute(notebook, partial / NOTEBOOK, values)
+    except Exception as error:
+        place.rmdir()
+        failed = place.with_name(f'{place.name}.failed')
+        keep_failed(partial / NOTEBOOK, failed, error)
+        raise RunFailed(f'the report failed, {error}; see {failed / NOTEBOOK}') from error
+
 # %% ../../nbs/inspection/report.ipynb #f3607180
 def inspect_report(
     model:str, # 'file.py:function', which builds the network untrained
@@ -242,7 +258,6 @@ def inspect_report(
 )->Path: # The folder
     "Measure a network and write a report; `ValueError` for what is refused before any work"
     out, begin, how = Path(out), time.perf_counter(), dict(draws=draws, trials=trials)
-    notebook = repository() / 'nbs' / 'runs' / 'inspect.ipynb'
     check_threads(threads)
     free_folder(out)
     prepared(*brought(model, str(weights), str(data)), **how)
@@ -253,14 +268,7 @@ def inspect_report(
     place = out.resolve()
     with attempt(place) as partial:
         values = how | full | dict(model=f'{full["model"]}:{function}', out=str(partial))
-        try:
-            with shown_progress(progress_file(out)):
-                execute(notebook, partial / NOTEBOOK, values | dict(threads=threads))
-        except Exception as error:
-            place.rmdir()
-            failed = place.with_name(f'{place.name}.failed')
-            keep_failed(partial / NOTEBOOK, failed, error)
-            raise RunFailed(f'the report failed, {error}; see {failed / NOTEBOOK}') from error
+        execute_report(partial, place, values | dict(threads=threads))
         about = circumstances(['modspec.inspection.values'], time.perf_counter() - begin, 'cpu',
                               threads)
         config = how | dict(model=model, weights=str(weights), data=str(data))
