@@ -106,7 +106,7 @@ class Commands(TyperGroup):
 # %% ../nbs/cli.ipynb #f4d02cc3
 class Application(typer.Typer):
     "A Typer application of such commands"
-    def command(self, name:str|None=None, **about)->Any: # type: ignore[override]
+    def command(self, name:str|None=None, **about)->Any:
         return super().command(name, cls=Command, **about)
 
 # %% ../nbs/cli.ipynb #4a4259a9

@@ -74,10 +74,10 @@ def pairing(
     names:list[str], # Settings
 )->list[str]: # Columns that make a pair
     "What two networks must have in common to be compared"
-    def varies(name): return len(values_of(a, name)) > 1 or len(values_of(b, name)) > 1
+    def varies(name): return a[name].nunique(dropna=False) > 1 or b[name].nunique(dropna=False) > 1
     both = [name for name in names if name in a and name in b and name != 'architecture']
     return ['architecture', 'seed', *(name for name in both if varies(name) and
-                                      {*values_of(a, name)} & {*values_of(b, name)})]
+                                      {*a[name]} & {*b[name]})]
 
 # %% ../../nbs/analysis/compare.ipynb #18ee4bdc
 def paired_differences(
@@ -105,15 +105,15 @@ def compared(
 )->dict[str, Any]: # `a`, `b`, `settings` that differ, `pairs` by which columns, `measures`
     "What differs between two folders of results; `ResultError` if they have no seed in common"
     names = [*dict.fromkeys(setting_names(Path(a)) + setting_names(Path(b)))]
-    networks = [read_table(folder, 'networks') for folder in (a, b)]
-    pairs = pairing(*networks, names)
-    numbers = [network_numbers(read_table(folder)).merge(table[['network', *pairs]], on='network')
-               for folder, table in zip((a, b), networks)]
-    measures = paired_differences(*numbers, pairs)
+    here, there = (read_table(folder, 'networks') for folder in (a, b))
+    pairs = pairing(here, there, names)
+    of_a, of_b = (network_numbers(read_table(folder)).merge(table[['network', *pairs]], on='network')
+                  for folder, table in ((a, here), (b, there)))
+    measures = paired_differences(of_a, of_b, pairs)
     if measures.empty:
         raise ResultError(f'{a} and {b} have no networks in common by {", ".join(pairs)} '
                           'on which the same was measured')
-    return dict(a=str(a), b=str(b), settings=settings_that_differ(*networks, names), pairs=pairs,
+    return dict(a=str(a), b=str(b), settings=settings_that_differ(here, there, names), pairs=pairs,
                 measures=measures.astype(object).where(measures.notna(), None).to_dict('records'))
 
 # %% ../../nbs/analysis/compare.ipynb #ec905966

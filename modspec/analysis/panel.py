@@ -7,7 +7,7 @@ __all__ = ['BASELINE', 'ABOUT_POINT', 'SIZES', 'STRENGTHS', 'Part', 'check_part'
            'named_by_cause', 'strengths_in', 'trained_beside_untrained']
 
 # %% ../../nbs/analysis/panel.ipynb #62f2438b
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class Part:
     networks:pd.DataFrame # Index `variation, seed`; a column for each value
     points:pd.DataFrame # Index: variations; columns `ABOUT_POINT`
     measures:dict[str, str] # Names in the table, and the columns that have them
-    dealt:dict[str, Sequence[str]] = field(default_factory=dict) # Columns of what is beyond a null
+    dealt:Mapping[str, Sequence[str]] = field(default_factory=dict) # Columns of what is beyond a null
     learned:dict[str, str] = field(default_factory=dict) # Columns of z beside untrained networks
     interval:Callable[[pd.Series], Estimate] = estimate # Of differences, one for each seed
     about:str = 'Student, 95 %' # What kind of interval that is

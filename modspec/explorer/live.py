@@ -38,7 +38,7 @@ def pack_weights(
     scale = math.ldexp(math.ceil(math.ldexp(mantissa, 11)), exponent - 11) or 1.
     whole = (W / scale).round()
     whole = torch.where(whole == 0, W.sign(), whole).to(torch.int8)
-    return dict(scale=scale, shape=list(W.shape), values=b64encode(whole.numpy()).decode())
+    return dict(scale=scale, shape=list(W.shape), values=b64encode(whole.numpy().tobytes()).decode())
 
 # %% ../../nbs/explorer/live.ipynb #6c56b498
 def unpack_weights(
@@ -90,7 +90,7 @@ def live_images(
 )->dict[str, Any]: # `images` in base64, `labels`, `pairs` of indices
     "The images that the page shows"
     test = dataset.test
-    return dict(images=b64encode(test.images.numpy()).decode(), labels=test.labels.tolist(),
+    return dict(images=b64encode(test.images.numpy().tobytes()).decode(), labels=test.labels.tolist(),
                 pairs=held_out_pairs(test)[:, :n_pairs].T.tolist())
 
 # %% ../../nbs/explorer/live.ipynb #84a23cfb
@@ -108,6 +108,7 @@ def live_data(
 )->dict[str, Any]:
     "All that the page knows"
     trained, model = table[table['trained']], networks.architecture
+    assert isinstance(model, Recurrent)
     seeds = trained.groupby(['measure', 'sparsity'])['seed'].nunique()
     return dict(caption=LIVE_CAPTION.format(seeds=seeds_in_words(seeds)), units=model.n_hidden,
                 steps=model.n_steps, networks=pack_networks(networks), curves=live_curves(table),

@@ -170,7 +170,7 @@ def read_examples(
         if array.dtype.kind not in 'biuf':
             raise ValueError(f'{path}: {name} must be numbers, got {array.dtype}')
     targets = arrays.get('targets')
-    whole = targets is None or targets.dtype.kind in 'iu'
-    if not whole: raise ValueError(f'{path}: targets must be whole numbers, got {targets.dtype}')
+    if targets is not None and targets.dtype.kind not in 'iu':
+        raise ValueError(f'{path}: targets must be whole numbers, got {targets.dtype}')
     return Examples(torch.from_numpy(arrays['inputs'].astype(np.float32)),
                     None if targets is None else torch.from_numpy(targets.astype(np.int64)))

@@ -123,7 +123,7 @@ def layers_figure(
     with use_style():
         fig, axes = plt.subplots(2, len(names) // 2, figsize=(PAGE_WIDTH, 4.2), sharex=True,
                                  sharey=True, layout='constrained', squeeze=False)
-        for ax, name in zip(axes.flat, names): plot_layer_q(table, name, ax).title.set_size(7)
+        for ax, name in zip(axes.flat, names): plot_layer_q(table, name, ax).title.set_fontsize(7)
         for ax in axes[:, 0]: ax.set_ylabel('$Q^*$')
         axes[0, 0].set_ylim(bottom=min(0, table.loc[table['measure'] == 'q', 'value'].min()))
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside upper center', ncols=3)
@@ -260,7 +260,8 @@ def inspect_report(
     out, begin, how = Path(out), time.perf_counter(), dict(draws=draws, trials=trials)
     check_threads(threads)
     free_folder(out)
-    prepared(*brought(model, str(weights), str(data)), **how)
+    builder, values_of_weights, examples = brought(model, str(weights), str(data))
+    prepared(builder, values_of_weights, examples, draws=draws, trials=trials)
     file, _, function = model.rpartition(':')
     files = dict(weights=weights, data=data, model=file)
     full = {name: str(Path(path).resolve()) if path else '' for name, path in files.items()}

@@ -124,7 +124,7 @@ def draw_agreement(
     ax.set_xticks(range(size), order, rotation=60, ha='right')
     ax.set_yticks(range(size), order)
     for label in (*ax.get_xticklabels(), *ax.get_yticklabels()):
-        if label.get_text() in OF_FUNCTION: label.set_style('italic')
+        if label.get_text() in OF_FUNCTION: label.set_fontstyle('italic')
     ax.tick_params(length=0)
 
 # %% ../../../nbs/studies/everything/agreeing.ipynb #1764faa7

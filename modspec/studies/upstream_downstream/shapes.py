@@ -10,7 +10,8 @@ __all__ = ['SWEEPS', 'RULE', 'DEALT_OUT', 'sweep_of', 'dropout_makes_other_shape
 import pandas as pd
 from scipy.stats import spearmanr
 
-from ...analysis.evidence import Evidence, Finding, Undecidable, estimate, judged, judged_each
+from ...analysis.evidence import Estimate, Evidence, Finding, Undecidable, estimate
+from ...analysis.evidence import judged, judged_each
 from ...analysis.ledger import claim
 from .claims import LAYERS_CLAIMS
 from .effects import BEYOND_DOUBT, MEASURES, agreement_by_seed
@@ -102,7 +103,7 @@ def other_causes_are_arrangement(evidence:Evidence)->Finding:
     "Under pruning and a cost of connections, too, layers are modular by where their weights are."
     what = DEALT_OUT.format('shuffled_others')
     layers = counting(measured_layers(table_beside(evidence.beside, 'layers_shuffled_others', what)))
-    apart = {}
+    apart:dict[str, Estimate] = {}
     for family in ('pruned', 'cost'):
         here = layers.loc[[strongest(layers, family)]].groupby(level='seed').mean()
         apart |= {f'{family} {name}': estimate(here[f'q_{name}'] - here[f'q_{name}_shuffled_mean'])
