@@ -28,8 +28,9 @@ from .core.registry import add_plugin
 from .engine.attempts import RunFailed
 from .engine.config import find_run, load_config
 from .engine.doctor import Checked, libraries, machine, report, surroundings
-from modspec.engine.options import (FRACTION, ArchitectureName, AsJson, AsMarkdown, Assignments, BatchSize, Config,
-    Cores, DatasetName, Device, Download, DryRun, Epochs, FirstSeed, Log, Measures, NameOfRun, Out,
+from modspec.engine.options import (
+    FRACTION, ArchitectureName, AsJson, AsMarkdown, Assignments, BatchSize, Config, Cores,
+    DatasetName, Device, Download, DryRun, Epochs, FirstSeed, Log, Measures, NameOfRun, Out,
     Plugin, Profile, Recompute, Results, ResultsAndClaims, Retrain, RunOut, Seeds, Sensitivity,
     Sparsities, StudyName, SweepFile, SweepOfTables, Threads, Verdict, given_settings, number,
     only_given)
@@ -465,7 +466,8 @@ def claims_command(
 def table_command(
     results:Annotated[Path, typer.Option(
         help='Folder in which the results of all studies stand')]=Path('results'),
-    out:Annotated[Path, typer.Option(help='Folder for table, pictures and ledger')]=Path('results/table'),
+    out:Annotated[Path, typer.Option(
+        help='Folder for table, pictures and ledger')]=Path('results/table'),
 ):
     """
     Put every cause, measure and task into one table, with its pictures and its claims, without

@@ -368,7 +368,9 @@ def test_a_name_with_nothing_behind_it(tmp_path, name):
     path = tmp_path / 'sweep.yaml'
     path.write_text({'axes': 'axes: \n'}.get(name, P + (f'{name}: ' if name in FILE else f'settings: {{{name}: }}')))
     unset = STUDY.settings(sparsity=1.).__dict__.get(name, '') is None  # a setting that may be left unset
-    if name in ('settings', 'variations') or unset: return load_config(path)
+    if name in ('settings', 'variations') or unset:
+        load_config(path)
+        return
     with pytest.raises(ValueError) as error: load_config(path)
     assert re.search('None|{}', str(error.value)) is None
     assert re.search(f'{name} is empty; it must be |sparsity is missing|sparsity is an axis', str(error.value))

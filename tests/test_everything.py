@@ -9,10 +9,10 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from modspec.analysis.panel import BASELINE, Panel, Part
+from modspec.analysis.panel import WITHOUT, Panel, Piece
 from modspec.cli import app
 from modspec.core.registry import entries
-from modspec.studies.everything.agreeing import agreement_table, distances, measures_agree, two_groups
+from modspec.studies.everything.agreeing import agreeing_measures, agreement_table, distances, two_groups
 from modspec.studies.everything.claims import Everything, everything_claims, moved_by, read_everything, signs_of_causes
 from modspec.studies.everything.remaining import remaining_share, structure_tells, tells_more
 from modspec.studies.everything.table import (
@@ -23,14 +23,14 @@ from modspec.studies.everything.table import (
     cell,
     figure_everything,
     whole_table,
-    write_table,
+    write_everything,
 )
 
 
 def part(points, seeds=8, noise=.1, knows=None, **more):
     "Networks by name: (cause, strength, how much the value rises, how much of it is beyond the null, density)"
     rng, rows = np.random.default_rng(0), []
-    for name, (_, _, up, beyond, density) in ({BASELINE: ('', 0, 0, 0, 1.)} | points).items():
+    for name, (_, _, up, beyond, density) in ({WITHOUT: ('', 0, 0, 0, 1.)} | points).items():
         for seed in range(seeds):
             apart = rng.normal(0, noise)
             rows.append(dict(variation=name, seed=seed, x=up + apart, x_beyond=beyond + apart, x_z=20 * (up + apart),
@@ -38,7 +38,7 @@ def part(points, seeds=8, noise=.1, knows=None, **more):
     about = pd.DataFrame({name: dict(cause=cause, strength=float(strength), knows=(knows or {}).get(name, True))
                           for name, (cause, strength, *_) in points.items()}).T
     more = dict(measures={'Q*': 'x', 'FI': 'f'}, dealt={'Q*': ['x_beyond']}) | more
-    return Part(pd.DataFrame(rows).set_index(['variation', 'seed']), about, **more)
+    return Piece(pd.DataFrame(rows).set_index(['variation', 'seed']), about, **more)
 
 
 TWO = {'l1_1': ('L1', 1, 1, 0, .5), 'l1_2': ('L1', 2, 2, 0, .2), 'dropout_1': ('dropout', .1, 1, 1, 1.)}
@@ -80,13 +80,13 @@ def test_a_null_that_was_not_taken_at_a_point_is_left_out():
 
 
 @pytest.mark.parametrize(('networks', 'points', 'said'), [
-    (lambda x: x.drop(index=BASELINE, level='variation'), lambda x: x, 'networks of baseline'),
+    (lambda x: x.drop(index=WITHOUT, level='variation'), lambda x: x, 'networks of baseline'),
     (lambda x: x, lambda x: x.rename(index={'l1_1': 'l9'}), 'no networks of l9'),
     (lambda x: x.drop(columns='x_beyond'), lambda x: x, 'the networks lack x_beyond')])
 def test_a_part_that_cannot_be_asked_is_refused(networks, points, said):
     made = part(TWO)
     with pytest.raises(ValueError, match=said):
-        Part(networks(made.networks), points(made.points), made.measures, made.dealt)
+        Piece(networks(made.networks), points(made.points), made.measures, made.dealt)
 
 
 # the table
@@ -105,7 +105,7 @@ def test_what_is_not_shown_is_in_the_table_and_does_not_stand(tmp_path):
     table = whole_table([hidden])
     assert table['g'].notna().sum() == 6 and not table.loc[table['stands'], 'g'].notna().any()
     assert {*table.loc[table['stands'] & (table['task'] == 'retina'), 'why']} == {'elsewhere'}
-    assert pd.read_parquet(write_table(table, tmp_path / 'new')).shape == table.shape
+    assert pd.read_parquet(write_everything(table, tmp_path / 'new')).shape == table.shape
 
 
 def test_the_picture_has_a_number_or_a_letter_in_every_cell():
@@ -126,13 +126,13 @@ def effects(n=12, tasks=('retina',), causes=4, **columns):
 def test_what_differs_between_tasks_is_no_agreement():
     made = effects(tasks=('retina', 'digit pairs'), **{'Q*': lambda k, task: k + 99 * task,
                                                        'FI': lambda k, task: (7 * k) % 12 + 99 * task})
-    assert abs(measures_agree(made, ('Q*', 'FI')).mean) < .5 < made.corr().iloc[0, 1]
+    assert abs(agreeing_measures(made, ('Q*', 'FI')).mean) < .5 < made.corr().iloc[0, 1]
 
 
 def test_few_points_and_few_causes_have_no_number_and_foreign_measures_are_far():
     few = effects(7, **{'Q*': lambda k, _: k, 'FI': lambda k, _: k})
     one = effects(causes=2, **{'Q*': lambda k, _: k, 'FI': lambda k, _: k})
-    assert np.isnan(measures_agree(few, ('Q*', 'FI')).mean) and np.isnan(measures_agree(one, ('Q*', 'FI')).mean)
+    assert np.isnan(agreeing_measures(few, ('Q*', 'FI')).mean) and np.isnan(agreeing_measures(one, ('Q*', 'FI')).mean)
     gaps = effects(24, **{'Q*': lambda k, _: 1. * k, 'SI': lambda k, _: np.where(k < 12, k, np.nan),
                           'FI': lambda k, _: np.where(k < 12, np.nan, -k)})
     agree = agreement_table(gaps)

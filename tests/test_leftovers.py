@@ -16,7 +16,7 @@ from modspec.engine.config import load_config
 from modspec.engine.notebook import private_sockets
 from modspec.engine.progress import say_progress
 from modspec.engine.run import run
-from modspec.engine.sweep import tidy
+from modspec.engine.sweep import tidy_folders
 
 
 def in_download(place, die, patch):
@@ -39,9 +39,10 @@ KILLED = {  # what is going on in a folder when the process is killed, and what 
     'file': (within(lambda place: written_whole(place / 'file')), make_folder),
     'own folder': (within(own_folder), own_folder),
     'attempt': (within(lambda place: attempt(place / 'run')), lambda place: attempt(place / 'run')),
-    'attempt in a sweep': (within(lambda place: attempt(place / 'run')), lambda place: tidy({place / 'run': CONFIG})),
+    'attempt in a sweep': (within(lambda place: attempt(place / 'run')),
+                           lambda place: tidy_folders({place / 'run': CONFIG})),
     'sockets': (within(lambda place: private_sockets()), lambda place: private_sockets()),
-    'progress': (in_progress, lambda place: tidy({place / 'run': CONFIG})),
+    'progress': (in_progress, lambda place: tidy_folders({place / 'run': CONFIG})),
     'download': (in_download, own_folder),
 }
 
@@ -158,5 +159,5 @@ def test_attempts_at_runs_that_are_done_are_swept_by_the_sweep(there):
     computed(config, folder)
     folder.with_name(f'.{folder.name}.attempt-1').mkdir()
     with attempt(folder.with_name('other')) as living:
-        tidy(folders)
+        tidy_folders(folders)
         assert living.exists() and left(folder.parent) == {living.name}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ONE', 'TREND', 'VERDICT_COLORS', 'Folders', 'Needs', 'check_networks', 'check_near', 'Claim', 'claim', 'check_claims',
            'mixed_evidence', 'summary', 'markdown', 'brief', 'beside_each_other', 'markdown_beside', 'in_words',
-           'indented', 'verdicts_beside', 'overview', 'in_full', 'selected', 'Ledger']
+           'indented', 'verdicts_beside', 'overview', 'in_full', 'selected', 'check_selection', 'Ledger']
 
 # %% ../../nbs/analysis/ledger.ipynb #f5ffac40
 from collections.abc import Callable, Sequence
@@ -287,9 +287,19 @@ def selected(
     names = {name for name in every if (not keys or name in keys) and (not verdict or name in has)}
     return {reading: ledger[ledger['id'].isin(names)] for reading, ledger in ledgers.items()}
 
-# %% ../../nbs/analysis/ledger.ipynb #3af0aa11
+# %% ../../nbs/analysis/ledger.ipynb #f8b16dde
 Folders = str | Path | Sequence[str | Path]
 
+def check_selection(
+    claims:dict[str, Claim], # Of a study
+    keys:Sequence[str], # Names of some
+    verdict:str|None, # One of `VERDICTS`, or any
+)->None:
+    "`ValueError` for a claim or a verdict that is none, before anything is tested"
+    known(dict.fromkeys(keys), [*claims], 'claim')
+    if verdict: check_choice('verdict', verdict, VERDICTS)
+
+# %% ../../nbs/analysis/ledger.ipynb #3af0aa11
 @dataclass(frozen=True)
 class Ledger:
     "The claims of a study, to be tested on folders of results, one for each reading of the paper"
@@ -319,15 +329,10 @@ class Ledger:
         found = self.readings(results, sensitivity)
         return markdown(*found.values()) if len(found) == 1 else markdown_beside(found)
 
-    def check(self, keys:Sequence[str], verdict:str|None)->None:
-        "`ValueError` for a claim or a verdict that is none, before anything is tested"
-        known(dict.fromkeys(keys), [*self.claims()], 'claim')
-        if verdict: check_choice('verdict', verdict, VERDICTS)
-
     def printed(self, results:Folders, sensitivity:str|Path|None=None, *, keys:Sequence[str]=(),
                 verdict:str|None=None)->None:
         "Print a summary and an overview, as wide as the terminal; or claims by name, in full"
-        self.check(keys, verdict)
+        check_selection(self.claims(), keys, verdict)
         found = self.readings(results, sensitivity)
         if not keys: print(in_words(found))
         chosen = selected(found, keys, verdict)
@@ -336,7 +341,7 @@ class Ledger:
     def records(self, results:Folders, sensitivity:str|Path|None=None, *, keys:Sequence[str]=(),
                 verdict:str|None=None)->list[dict]:
         "The ledger for programs: a dictionary for each claim and reading"
-        self.check(keys, verdict)
+        check_selection(self.claims(), keys, verdict)
         found = selected(self.readings(results, sensitivity), keys, verdict)
         return [dict(reading=reading) | row for reading, ledger in found.items()
                 for row in ledger.to_dict('records')]

@@ -108,7 +108,8 @@ def make_sweep(
     known_settings(settings | {name: listed[0] for name, listed in axes.items()}, study.settings)
     for name in study.needed:
         if name not in settings and name not in axes:
-            raise ValueError(f'{name} is missing; give axes a list of values, or settings one value')
+            raise ValueError(f'{name} is missing; give axes a list of values, or settings '
+                             'one value')
     first = {name: axes[name][0] for name in study.needed if name in axes}
     common = study.settings(**settings | first)
     variations = check_variations(given.pop('variations', {}), common, axes)

@@ -43,7 +43,8 @@ Device = Annotated[str, typer.Option(
 Download = Annotated[bool, typer.Option(
     '--download', help='Fetch MNIST to MODSPEC_DATA if it is missing')]
 Plugin = Annotated[list[Path]|None, typer.Option(
-    metavar='FILE', help='A Python file that registers a task, cause, measure or study of your own; '
+    metavar='FILE',
+    help='A Python file that registers a task, cause, measure or study of your own; '
          'repeat it for several')]
 Recompute = Annotated[bool, typer.Option(
     '--recompute', help='Compute again what other code than today\'s has computed')]
@@ -86,12 +87,14 @@ BatchSize = Annotated[int|None, typer.Option(
 Assignments = Annotated[list[str]|None, typer.Option(
     '--set', metavar='NAME=VALUE', help='Any other setting; repeat it for several')]
 StudyName = Annotated[str|None, typer.Option(
-    metavar='NAME', help='Which study, by default extreme_sparsity', autocompletion=registered_names('study'))]
+    metavar='NAME', help='Which study, by default extreme_sparsity',
+    autocompletion=registered_names('study'))]
 SweepFile = Annotated[Path|None, typer.Option(
     metavar='FILE',
     help='Take all settings from this YAML file of a sweep, or one that comes with modspec')]
 NameOfRun = Annotated[str|None, typer.Option(
-    metavar='NAME', help='Which of its runs, such as p0.01_seeds0-4 (see: modspec sweep CONFIG --dry-run)')]
+    metavar='NAME',
+    help='Which of its runs, such as p0.01_seeds0-4 (see: modspec sweep CONFIG --dry-run)')]
 Log = Annotated[str|None, typer.Option(
     metavar='KIND', help='tensorboard: loss and accuracy while it trains, in a folder beside '
     'the results', autocompletion=one_of('tensorboard'))]
@@ -108,7 +111,8 @@ DryRun = Annotated[bool, typer.Option(
 
 # %% ../../nbs/engine/options.ipynb #247948cf
 Measures = Annotated[list[str]|None, typer.Option(
-    '--measure', metavar='NAME', help='Which; by default all that are registered and not taken yet')]
+    '--measure', metavar='NAME',
+    help='Which; by default all that are registered and not taken yet')]
 SweepOfTables = Annotated[Path|None, typer.Option(
     metavar='FILE', help='The sweep\'s YAML file: its tables are then joined anew')]
 Retrain = Annotated[bool, typer.Option(

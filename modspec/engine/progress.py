@@ -98,7 +98,7 @@ class LogLines:
 # %% ../../nbs/engine/progress.ipynb #74ac5428
 class TimeLeft:
     "How long something still takes, once that is steady"
-    least, within = 20., 1.25 # Seconds that have to pass; largest of the late guesses by the smallest
+    least, within = 20., 1.25 # Seconds; largest late guess by the smallest
 
     def __init__(self): self.begin, self.guesses = float('inf'), list[tuple[float, float]]()
 

@@ -38,7 +38,8 @@ def pack_weights(
     scale = math.ldexp(math.ceil(math.ldexp(mantissa, 11)), exponent - 11) or 1.
     whole = (W / scale).round()
     whole = torch.where(whole == 0, W.sign(), whole).to(torch.int8)
-    return dict(scale=scale, shape=list(W.shape), values=b64encode(whole.numpy().tobytes()).decode())
+    values = b64encode(whole.numpy().tobytes()).decode()
+    return dict(scale=scale, shape=list(W.shape), values=values)
 
 # %% ../../nbs/explorer/live.ipynb #6c56b498
 def unpack_weights(
@@ -90,7 +91,8 @@ def live_images(
 )->dict[str, Any]: # `images` in base64, `labels`, `pairs` of indices
     "The images that the page shows"
     test = dataset.test
-    return dict(images=b64encode(test.images.numpy().tobytes()).decode(), labels=test.labels.tolist(),
+    images = b64encode(test.images.numpy().tobytes()).decode()
+    return dict(images=images, labels=test.labels.tolist(),
                 pairs=held_out_pairs(test)[:, :n_pairs].T.tolist())
 
 # %% ../../nbs/explorer/live.ipynb #84a23cfb

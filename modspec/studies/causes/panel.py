@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...analysis.panel import STRENGTHS, Panel, Part, named_by_cause, pointed, strengths_in
+from ...analysis.panel import STRENGTHS, Panel, Piece, named_by_cause, pointed, strengths_in
 from ...analysis.panel import trained_beside_untrained
 from ...analysis.tables import read_table
 from .effects import ENOUGH, caused_networks, nulls_of, passing
@@ -41,17 +41,17 @@ def retina_part(
     table:pd.DataFrame, # Table of values of a sweep
     measures:dict[str, str], # Names in the table, and columns
     prefixes:dict[str, str], # Causes by the names of variations
-)->Part:
+)->Piece:
     "The networks of a sweep of causes on the retina"
     networks = caused_networks(table)
     causes = named_by_cause(networks.index.unique('variation'), prefixes)
     points = pointed(causes, strengths_in(table, causes, STRENGTHS), passing(networks) >= ENOUGH)
-    return Part(networks, points, measures, dealt_out(measures))
+    return Piece(networks, points, measures, dealt_out(measures))
 
 # %% ../../../nbs/studies/causes/panel.ipynb #b1e8579c
 def tower_links(
     table:pd.DataFrame, # Table of values of the sweep over towers
-)->Part:
+)->Piece:
     "Networks of two towers with few links beside those with all"
     rows = table[table['variation'] == 'baseline']
     share = 1 - rows['towers'].astype(float)
@@ -64,13 +64,13 @@ def tower_links(
                      -pd.Series({one: float(one.split()[1]) for one in few}),
                      passing(networks) >= ENOUGH)
     measures = GIVEN | RETINA_MEASURES
-    return Part(networks, points, measures, dealt_out(measures))
+    return Piece(networks, points, measures, dealt_out(measures))
 
 # %% ../../../nbs/studies/causes/panel.ipynb #6f0bebd7
 def retina_training(
     table:pd.DataFrame, # Table of values of a sweep
     measures:dict[str, str], # Names in the table, and columns
-)->Part:
+)->Piece:
     "Networks without a cause, after and before training"
     after, before = (caused_networks(table, trained).loc['baseline'] for trained in (True, False))
     known = bool(passing(caused_networks(table))['baseline'] >= ENOUGH)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ...analysis.panel import BASELINE, STRENGTHS, Panel, Part, named_by_cause, pointed
+from ...analysis.panel import WITHOUT, STRENGTHS, Panel, Piece, named_by_cause, pointed
 from ...analysis.panel import strengths_in, trained_beside_untrained
 from ...analysis.tables import read_table
 from ..causes.effects import beside_nulls, nulls_of
@@ -66,33 +66,33 @@ def pairs_part(
     networks:pd.DataFrame, # From `measured_pairs`
     table:pd.DataFrame, # The table that they are of
     p:float, # Sparsity
-)->Part:
+)->Piece:
     "Causes at one sparsity"
     here = networks.xs(p, level='sparsity')
     causes = named_by_cause(here.index.unique('variation'), PAIR_PREFIXES)
     points = pointed(causes, strengths_in(table, causes, STRENGTHS), learned(here))
-    return Part(here, points, PAIR_MEASURES, PAIR_DEALT, PAIR_LEARNED, ranged, RANGE,
+    return Piece(here, points, PAIR_MEASURES, PAIR_DEALT, PAIR_LEARNED, ranged, RANGE,
                 at=f'p = {p:g}', shown=p == .01)
 
 # %% ../../../nbs/studies/digit_pairs/panel.ipynb #32f54fdc
 def sparse_pairs(
     networks:pd.DataFrame, # From `measured_pairs`
-)->Part:
+)->Piece:
     "Few links beside all of them, without another cause"
     here = networks.xs('baseline', level='variation').rename_axis(['variation', 'seed'])
-    names = {p: BASELINE if p == 1 else f'p = {p:g}' for p in here.index.unique(0)}
+    names = {p: WITHOUT if p == 1 else f'p = {p:g}' for p in here.index.unique(0)}
     here = here.rename(index=names, level='variation')
-    few = {name: p for p, name in names.items() if name != BASELINE}
+    few = {name: p for p, name in names.items() if name != WITHOUT}
     points = pointed(dict.fromkeys(few, 'sparse links'),
                      pd.Series({name: -np.log10(p) for name, p in few.items()}), learned(here))
-    return Part(here, points, PAIR_MEASURES, PAIR_DEALT, PAIR_LEARNED, ranged, RANGE, at='p = 1')
+    return Piece(here, points, PAIR_MEASURES, PAIR_DEALT, PAIR_LEARNED, ranged, RANGE, at='p = 1')
 
 # %% ../../../nbs/studies/digit_pairs/panel.ipynb #a2be0ec9
 def pairs_training(
     networks:pd.DataFrame, # From `measured_pairs`
     table:pd.DataFrame, # The table that they are of
     p:float=.01, # Sparsity
-)->Part:
+)->Piece:
     "Training without a cause"
     after, before = (found.loc[p].loc['baseline'] for found in
                      (networks, measured_pairs(table, trained=False)))

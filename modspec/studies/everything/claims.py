@@ -26,7 +26,7 @@ from .agreeing import figure_measures_agree, two_groups
 from .remaining import LINKS, figure_remaining, figure_telling
 from .remaining import remaining_table, telling, tells_more
 from .table import CELL, OF_FUNCTION, OF_STRUCTURE, figure_everything
-from .table import whole_table, write_table
+from .table import whole_table, write_everything
 
 # %% ../../../nbs/studies/everything/claims.ipynb #f125d5bc
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def written_everything(
 )->list[Path]: # The files
     "Table, pictures and ledger, from results that are there; nothing is written if some are not"
     evidence, out = read_everything(results), Path(out)
-    paths = [write_table(evidence.table, out)]
+    paths = [write_everything(evidence.table, out)]
     pictures = dict(everything=figure_everything(evidence.table),
                     agreeing=figure_measures_agree(evidence.agree),
                     remaining=figure_remaining(evidence.remains),

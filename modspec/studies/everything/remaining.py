@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from ...analysis.evidence import Estimate, jackknifed
-from ...analysis.panel import BASELINE, SIZES, Panel, Part
+from ...analysis.panel import WITHOUT, SIZES, Panel, Piece
 from ...analysis.plot import PAGE_WIDTH, settled, use_style
 from ..causes.effects import ENOUGH
 from ..causes.matched import matched_values
@@ -28,7 +28,7 @@ from .table import ALL_CAUSES, ALL_TASKS, OF_FUNCTION, changed, direction
 ASKED_OF_SIZE = 'Q*', 'n-cut' # Measures that every study has
 
 def points_of(
-    part:Part, # Some networks
+    part:Piece, # Some networks
     cause:str, # One of its causes
 )->list[str]: # Variations that know their task, from weak to strong
     "The line of a cause"
@@ -38,18 +38,18 @@ def points_of(
 
 # %% ../../../nbs/studies/everything/remaining.ipynb #427619da
 def size_moved(
-    part:Part, # Some networks
+    part:Piece, # Some networks
     point:str, # One of its points
     size:str, # One of `SIZES`
 )->bool:
     "Whether the mean size at a point is outside the range of networks without a cause"
-    of_baseline = part.networks.loc[BASELINE, size]
+    of_baseline = part.networks.loc[WITHOUT, size]
     mean = part.networks.loc[point, size].mean()
     return not of_baseline.min() <= mean <= of_baseline.max()
 
 # %% ../../../nbs/studies/everything/remaining.ipynb #60cffca0
 def others_there(
-    part:Part, # Some networks
+    part:Piece, # Some networks
     cause:str, # Whose strongest point is asked about
     column:str, # Of which value
     size:str, # One of `SIZES`
@@ -68,7 +68,7 @@ def others_there(
 NO_SHARE = Estimate(np.nan, np.nan, np.nan)
 
 def remaining_share(
-    part:Part, # Some networks
+    part:Piece, # Some networks
     cause:str, # With points that know their task
     column:str, # Of which value
     size:str, # One of `SIZES`
@@ -79,7 +79,7 @@ def remaining_share(
     if not size_moved(part, point, size): return NO_SHARE, f'does not move the {size}'
     others = others_there(part, cause, column, size)
     if others.empty: return NO_SHARE, f'no other cause comes to its {size}'
-    here, base = (part.networks.loc[name, column] for name in (point, BASELINE))
+    here, base = (part.networks.loc[name, column] for name in (point, WITHOUT))
     both = pd.DataFrame(dict(rest=here - others.mean(axis=1), whole=here - base)).dropna()
     share = jackknifed(lambda rest, whole: rest.mean() / whole.mean(),
                        both['rest'].to_numpy(), both['whole'].to_numpy())
@@ -88,7 +88,7 @@ def remaining_share(
 # %% ../../../nbs/studies/everything/remaining.ipynb #2d584786
 def shown_parts(
     panels:Sequence[Panel], # From `all_panels`
-)->Iterator[tuple[str, Part]]: # Tasks, and sets of networks
+)->Iterator[tuple[str, Piece]]: # Tasks, and sets of networks
     "All parts that stand in the figure"
     for panel in panels:
         for part in panel.parts:
@@ -150,14 +150,14 @@ def figure_remaining(
 
 # %% ../../../nbs/studies/everything/remaining.ipynb #504ebd7f
 def structure_tells(
-    part:Part, # Some networks
+    part:Piece, # Some networks
     cause:str, # With points that know their task
     seeds:Sequence[int], # Which to use
 )->float: # In [-1, 1]; NaN: a value does not vary, or not both points have it
     "How well Q* tells function over the networks of one cause, mean over measures"
     columns = [part.measures[name] for name in ('Q*', *OF_FUNCTION) if name in part.measures]
     point, seed = (part.networks.index.get_level_values(name) for name in ('variation', 'seed'))
-    asked = point.isin([BASELINE, *points_of(part, cause)]) & seed.isin(seeds)
+    asked = point.isin([WITHOUT, *points_of(part, cause)]) & seed.isin(seeds)
     here, rhos = part.networks[columns][asked], []
     for column in columns[1:]:
         both = here[[columns[0], column]].dropna()
@@ -169,9 +169,9 @@ def structure_tells(
 # %% ../../../nbs/studies/everything/remaining.ipynb #6a14a620
 def telling(
     panels:Sequence[Panel], # From `all_panels`
-)->dict[tuple[str, str], Part]: # Networks with Q* and function, by task and cause
+)->dict[tuple[str, str], Piece]: # Networks with Q* and function, by task and cause
     "Where it can be asked under which cause structure tells function"
-    found:dict[tuple[str, str], Part] = {}
+    found:dict[tuple[str, str], Piece] = {}
     for task, part in shown_parts(panels):
         if 'Q*' not in part.measures or not {*OF_FUNCTION} & {*part.measures}: continue
         for cause in ALL_CAUSES[:-1]:
@@ -184,8 +184,8 @@ def telling(
 LINKS = 'sparse links' # The cause that others are compared with
 
 def tells_more(
-    here:tuple[Part, str], # Networks, and their cause
-    there:tuple[Part, str]|None=None, # The same of those they are compared with; None: with nothing
+    here:tuple[Piece, str], # Networks, and their cause
+    there:tuple[Piece, str]|None=None, # Of those they are compared with; None: with nothing
 )->Estimate: # In [-1, 1], or a difference of two such numbers
     "How well structure tells function, its interval by leaving out a seed"
     seeds = here[0].networks.index.unique('seed')

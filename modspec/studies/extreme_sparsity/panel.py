@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ...analysis.panel import BASELINE, Panel, Part, pointed
+from ...analysis.panel import WITHOUT, Panel, Piece, pointed
 from ...analysis.specialization import specialization
 from ...analysis.tables import read_table
 from .figures import MAIN_MEASURES
@@ -42,8 +42,8 @@ def wired_networks(
 def wired_part(
     table:pd.DataFrame, # Table of values of a sweep over sparsities
     measures:dict[str, str], # Names in the table, and columns
-    **more, # The rest of a `Part`
-)->Part:
+    **more, # The rest of a `Piece`
+)->Piece:
     "Few links beside all of them"
     wide = wired_networks(table)
     after, before = (wide.xs(when, level='trained') for when in (True, False))
@@ -52,11 +52,11 @@ def wired_part(
     columns = [*measures.values()]
     added = (after - before)[columns].add_suffix(', untrained')
     z = ((after - mean) / sd.where(sd > 0))[columns].add_suffix(', z')
-    names = {p: BASELINE if p == 1 else f'p = {p:g}' for p in after.index.unique('sparsity')}
+    names = {p: WITHOUT if p == 1 else f'p = {p:g}' for p in after.index.unique('sparsity')}
     networks = after.join([added, z]).rename(index=names, level='sparsity')
     few = pd.Series({name: -np.log10(p) for p, name in names.items() if p != 1})
     knows = networks['accuracy'].groupby(level='sparsity').mean() >= LEVEL
-    return Part(networks.rename_axis(['variation', 'seed']),
+    return Piece(networks.rename_axis(['variation', 'seed']),
                 pointed(dict.fromkeys(few.index, 'sparse links'), few, knows), measures,
                 {name: [f'{column}, untrained'] for name, column in measures.items()},
                 {name: f'{column}, z' for name, column in measures.items()},

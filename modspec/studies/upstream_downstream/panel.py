@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ...analysis.panel import BASELINE, STRENGTHS, Panel, Part, named_by_cause, pointed
+from ...analysis.panel import WITHOUT, STRENGTHS, Panel, Piece, named_by_cause, pointed
 from ...analysis.panel import strengths_in, trained_beside_untrained
 from ...analysis.tables import read_table
 from .effects import FAMILY, GATE, HALF, LAYER, MEASURES
@@ -88,7 +88,7 @@ def beside_shuffled(
 def layer_part(
     networks:pd.DataFrame, # From `layer_networks`
     table:pd.DataFrame, # The table that they are of
-)->Part:
+)->Piece:
     "The causes of a sweep of layers"
     there = {name: column for name, column in (WITH_SHUFFLES | LAYER_MEASURES).items()
              if column in networks}
@@ -97,15 +97,15 @@ def layer_part(
     causes = named_by_cause(networks.index.unique('variation'), LAYER_PREFIXES)
     knows = (networks['accuracy'] >= GATE).groupby(level='variation').mean() >= HALF
     points = pointed(causes, strengths_in(table, causes, STRENGTHS), knows)
-    return Part(networks, points, there, dealt, LAYER_LEARNED)
+    return Piece(networks, points, there, dealt, LAYER_LEARNED)
 
 # %% ../../../nbs/studies/upstream_downstream/panel.ipynb #223b4cd7
 def layers_training(
     networks:pd.DataFrame, # From `layer_networks`, after training
     before:pd.DataFrame, # The same before training
-)->Part:
+)->Piece:
     "Training without a cause"
-    after, begun = networks.loc[BASELINE], before.loc[BASELINE]
+    after, begun = networks.loc[WITHOUT], before.loc[WITHOUT]
     dealt = {'n-cut': [f'ncut, {null}' for null in GRAPH_NULLS]}
     return trained_beside_untrained(after, begun, bool((after['accuracy'] >= GATE).all()),
                                     LAYER_MEASURES, dealt=dealt, learned=LAYER_LEARNED)

@@ -97,12 +97,13 @@ enter_other_cause('cost', 'A cost of connections')
 # %% ../../../nbs/studies/upstream_downstream/shapes.ipynb #25c5a70a
 DEALT_OUT = 'the null of shuffled weights (modspec sweep config/upstream_downstream/{}.yaml)'
 
-@claim(LAYERS_CLAIMS, 'Ours', 'For each measure, under pruning and under a cost: Q minus mean Q with '
-       'weights dealt out anew within each matrix above 0 (whole intervals over seeds).')
+@claim(LAYERS_CLAIMS, 'Ours', 'For each measure, under pruning and under a cost: Q minus mean Q '
+       'with weights dealt out anew within each matrix above 0 (whole intervals over seeds).')
 def other_causes_are_arrangement(evidence:Evidence)->Finding:
     "Under pruning and a cost of connections, too, layers are modular by where their weights are."
     what = DEALT_OUT.format('shuffled_others')
-    layers = counting(measured_layers(table_beside(evidence.beside, 'layers_shuffled_others', what)))
+    table = table_beside(evidence.beside, 'layers_shuffled_others', what)
+    layers = counting(measured_layers(table))
     apart:dict[str, Estimate] = {}
     for family in ('pruned', 'cost'):
         here = layers.loc[[strongest(layers, family)]].groupby(level='seed').mean()
