@@ -17,7 +17,8 @@ COMMITTED = ('paper', 'mixture', 'sensitivity', 'sensitivity_winner', 'map', 'ma
              'steps', 'dense', 'causes_retina', 'causes_wide', 'causes_crosses', 'causes_controls',
              'causes_two', 'causes_digits', 'causes_mediation', 'causes_adapting',
              'causes_digits_adapting', 'layers_base', 'layers_untrained', 'layers_overtrained', 'layers_shuffled',
-             'layers_others', 'layers_deep', 'layers_untrained_deep', 'modules')  # in results/
+             'layers_others', 'layers_deep', 'layers_untrained_deep', 'layers_wide', 'layers_untrained_wide',
+             'layers_shuffled_others', 'modules')  # in results/
 
 
 class Smoke(NamedTuple):
