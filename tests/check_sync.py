@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = 'settings.ini', 'pyproject.toml', 'nbs', 'modspec/__init__.py'  # the other modules must come from the export
+COPIED = 'settings.ini', 'pyproject.toml', 'nbs', 'modspec/__init__.py', 'modspec/__main__.py'  # others are exported
 CHECKED = 'pyproject.toml', 'modspec/**/*.py', 'nbs/**/*.ipynb'
 SKIPPED = '.ipynb_checkpoints', '__pycache__', 'results'
 
