@@ -137,7 +137,6 @@ def run_sweep(
     profile = find_shipped(profile) if profile else None
     check_sweep(sweep, download=download, profile=profile, device=device)
     folders, todo = sweep.folders(results), again(sweep, results, outdated=outdated)
-    make_folder(results)
     command = snakemake_command(config, results, cores or os.cpu_count() or 1, again=todo,
                                 profile=profile, device=device, outdated=outdated)
     make_folder(results)
