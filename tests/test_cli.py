@@ -30,7 +30,7 @@ from modspec.engine.plan import Study, make_run, study_named
 from modspec.studies.extreme_sparsity.config import ARCHITECTURES, sparsity_run
 
 MODSPEC = Path(sys.executable).with_name('modspec')
-COMMITTED_LAYERS = Path(__file__).parent.parent / 'results' / 'layers_base'
+COMMITTED = Path(__file__).parent.parent / 'results' / 'causes_mediation'
 COMMANDS = ['run', 'sweep', 'status', 'measure', 'reproduce', 'figures', 'collect', 'claims', 'table', 'q', 'verify',
             'show', 'compare', 'doctor', 'inspect', 'explore']
 
@@ -182,7 +182,7 @@ def test_commands_in_ascii(copied, monkeypatch):
     shutil.copytree(copied, other := copied.with_name('größer'))
     refused = ['run --sparsity 7 --out é', 'status ∞.yaml', 'claims größer −5',
                'run --sparsity 1 --dataset mnist --out x']
-    claims = ['claims', COMMITTED_LAYERS, '--verdict', 'holds partly']
+    claims = ['claims', COMMITTED, '--verdict', 'holds partly']
     assert in_ascii(*claims).exit_code == 0
     for line in ['q --sparsity 0.1', 'status sweep.yaml --out größer', 'sweep sweep.yaml --out größer --dry-run',
                  'verify größer', 'show größer', 'compare results größer', 'collect sweep.yaml --out größer',
@@ -195,7 +195,7 @@ def test_commands_in_ascii(copied, monkeypatch):
 
 def test_a_process_in_ascii():
     "as a shell starts it, whose streams are not those of a test"
-    for args in (['run', '--help'], ['claims', COMMITTED_LAYERS]):
+    for args in (['run', '--help'], ['claims', COMMITTED]):
         answer = modspec(*args, PYTHONIOENCODING='ascii')
         assert answer.returncode == 0 and answer.stderr == '' and answer.stdout.isascii()
 

@@ -325,7 +325,7 @@ def test_kernels_of_parallel_runs_share_no_socket(there):
     assert {place['transport'] for place in places} == {'ipc'} and places[0]['ip'] != places[1]['ip']
     for place in places:
         folder = Path(place['ip']).parent
-        assert folder.is_absolute() and folder.name.startswith('modspec-') and not folder.exists()
+        assert folder.is_absolute() and folder.name.startswith('.modspec-') and not folder.exists()
     assert {path.name for path in there.iterdir()} == {'notebook.ipynb', 'a.ipynb', 'b.ipynb'}
 
 

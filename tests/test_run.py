@@ -96,7 +96,7 @@ def tables(folder):
 def test_device_is_refused(value):
     "Also one that PyTorch knows but cannot compute on here"
     with pytest.raises(ValueError) as error: check_device(value)
-    assert str(error.value).startswith("device must be one of ['cpu'") and str(error.value).endswith(f'got {value!r}')
+    assert "device must be one of ['cpu'" in str(error.value) and str(error.value).endswith(f'got {value!r}')
     assert check_device('cpu') == 'cpu'
 
 

@@ -146,7 +146,7 @@ def make_folder(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_left(folder, '.*.modspec.tmp')
-        probe = folder / '.probe' # harmless if this process is killed right here
+        probe = folder / f'.probe.{os.getpid()}.modspec.tmp' # harmless if it is killed here
         with written_whole(probe) as temporary: temporary.touch()
         probe.unlink(missing_ok=True) # another may have been as quick
     except OSError as error:

@@ -9,6 +9,7 @@ __all__ = ['git_says', 'checked_out', 'processor', 'provenance']
 import platform, subprocess
 from datetime import UTC, datetime
 from functools import cache
+from importlib import resources
 from pathlib import Path
 
 # %% ../../nbs/engine/provenance.ipynb #30484dd6
@@ -25,7 +26,7 @@ def git_says(
 # %% ../../nbs/engine/provenance.ipynb #245b1c06
 @cache
 def checked_out(
-    file:Path=Path(__file__), # A file of the package
+    file:Path=Path(str(resources.files('modspec'))) / '__init__.py', # A file of the package
 )->tuple[str|None, bool|None]: # None twice for a file that no repository knows
     "The commit that a file belongs to, and whether all files that Git knows are as they are there"
     known = git_says('ls-files', '--error-unmatch', file.name, at=file.parent)

@@ -135,8 +135,8 @@ def run_sweep(
     "Compute what is missing of a sweep; `RunFailed` if a run failed twice"
     sweep, results = load_config(config), Path(results)
     profile = find_shipped(profile) if profile else None
-    check_sweep(sweep, download=download, profile=profile, device=device)
     folders, todo = sweep.folders(results), again(sweep, results, outdated=outdated)
+    check_sweep(sweep, download=download, profile=profile, device=device)
     command = snakemake_command(config, results, cores or os.cpu_count() or 1, again=todo,
                                 profile=profile, device=device, outdated=outdated)
     make_folder(results)

@@ -24,8 +24,10 @@ from ..core.checks import check_threads
 from ..core.data import as_inputs, load_dataset
 from ..core.files import ResultError, make_folder, sha256, write_manifest
 from ..core.streams import generators
-from ..engine.attempts import RunFailed, attempt, publish
-from ..engine.notebook import execute, keep_failed, repository
+from ..engine.attempts import RunFailed, attempt, failed_folder, publish
+from ..core.shipped import repository
+from ..engine.attempts import keep_failed
+from ..engine.notebook import execute
 from ..engine.progress import progress_file, shown_progress
 from ..engine.run import circumstances
 from ..engine.store import NOTEBOOK
@@ -242,9 +244,9 @@ def execute_report(
         with shown_progress(progress_file(place)): execute(notebook, partial / NOTEBOOK, values)
     except Exception as error:
         place.rmdir()
-        failed = place.with_name(f'{place.name}.failed')
-        keep_failed(partial / NOTEBOOK, failed, error)
-        raise RunFailed(f'the report failed, {error}; see {failed / NOTEBOOK}') from error
+        keep_failed(partial / NOTEBOOK, place, error)
+        page = failed_folder(place) / NOTEBOOK
+        raise RunFailed(f'the report failed, {error}; see {page}') from error
 
 # %% ../../nbs/inspection/report.ipynb #f3607180
 def inspect_report(

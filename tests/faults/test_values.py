@@ -113,7 +113,8 @@ def assert_refused(answer, name, folder, files):
     "Exit code 2 and one line with the name and the legal values; nothing written"
     assert answer.exit_code == 2 and answer.stdout == '', (answer, answer.exception)
     line, = answer.stderr.splitlines()
-    assert line.startswith('modspec: ') and f'{name} must be ' in line and ', got ' in line, line
+    said = f'{name} must be ' in line and ', got ' in line or f'{name} is empty; it must be ' in line
+    assert line.startswith('modspec: ') and said, line
     assert any(part in line for part in (' in [', ' in (', ' one of [', ' true or false')), line
     assert sorted(path.name for path in folder.rglob('*')) == files
 

@@ -31,6 +31,7 @@ def networks_when(
 )->pd.DataFrame: # Fewer rows, with a column `variation`
     "Rows of networks after training or before; a sweep without variations is all baseline"
     rows = table[table['trained'] == trained]
+    rows.attrs = {} # which pandas would copy at every step
     return rows if 'variation' in rows else rows.assign(variation='baseline')
 
 
@@ -112,7 +113,8 @@ def untrained_layers(
     "Networks of the same shape and data before training: from beside, or else the table's own"
     for folder in sorted(beside.glob(UNTRAINED)) if beside else ():
         many = read_table(folder)
-        same = many['layers'].isin(table['layers']) & many['dataset'].isin(table['dataset'])
+        same = (many['layers'].isin(table['layers'].unique())
+                & many['dataset'].isin(table['dataset'].unique()))
         if same.any(): return measured_layers(many[same], trained=False)
     return measured_layers(table, trained=False)
 
