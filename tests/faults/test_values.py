@@ -87,7 +87,8 @@ def legal(name, value):
 
 def beside(name, value=None):
     "What else is said with a setting, so that all of its legal values are: one way to decide, a task of its data"
-    if str(value).startswith('retina'): return {'dataset' if name == 'task' else 'task': 'retina'}
+    if name in ('dataset', 'task') and str(value).startswith('retina'):
+        return {'dataset' if name == 'task' else 'task': 'retina'}
     return {'loss': 'winner'} if name == 'decision' else {}
 
 
