@@ -807,24 +807,6 @@ def test_disk_that_is_read_only(there):
 
 
 @pytest.mark.slow
-@pytest.mark.provokes('killed sweep')
-def test_command_of_a_run_is_killed(there, kernel, family, monkeypatch):
-    "Whatever it has left, beside its folder and among temporary files, is removed by the same command"
-    kernel(GATE)
-    (there / 'temporary').mkdir()
-    monkeypatch.setenv('TMPDIR', str(there / 'temporary'))
-    args = ['run', '--config', write_config(), '--name', 'p1.0_seeds0-0', '--out', 'out']
-    command = start(*args, GATE=str(there / 'gate'))
-    until((there / 'gate.reached').exists)
-    command.kill()
-    command.communicate()
-    until(lambda: not family(), 60)
-    assert [path for path in there.glob('.out.*')] and [*Path('temporary').iterdir()]
-    assert modspec(*args) == (0, 'results: out')
-    assert not [path for path in there.glob('.out*')] and not [*Path('temporary').iterdir()]
-
-
-@pytest.mark.slow
 @pytest.mark.provokes('full disk')
 def test_run_without_room_does_not_stop_the_others(there, kernel, family):
     "In a sweep: the run says why, and the others and what was there before are whole"
