@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REGISTERED', 'FAMILIES_OF_LAYERS', 'LAYER_MEASURES', 'WITH_SHUFFLES', 'LAYER_LEARNED', 'LAYER_PREFIXES',
-           'GRAPH_NULLS', 'EMPTY_LAYERS', 'of_families', 'of_graphs', 'layer_networks', 'beside_shuffled', 'layer_part',
-           'layers_training', 'layers_panel']
+           'GRAPH_NULLS', 'EMPTY_LAYERS', 'DEALT_ANEW', 'WIDER_AND_DEEPER', 'of_families', 'of_graphs',
+           'layer_networks', 'beside_shuffled', 'layer_part', 'layers_training', 'layers_panel']
 
 # %% ../../../nbs/studies/upstream_downstream/panel.ipynb #a9edcd16
 from pathlib import Path
@@ -88,6 +88,7 @@ def beside_shuffled(
 def layer_part(
     networks:pd.DataFrame, # From `layer_networks`
     table:pd.DataFrame, # The table that they are of
+    **more, # The rest of a `Piece`
 )->Piece:
     "The causes of a sweep of layers"
     there = {name: column for name, column in (WITH_SHUFFLES | LAYER_MEASURES).items()
@@ -97,7 +98,7 @@ def layer_part(
     causes = named_by_cause(networks.index.unique('variation'), LAYER_PREFIXES)
     knows = (networks['accuracy'] >= GATE).groupby(level='variation').mean() >= HALF
     points = pointed(causes, strengths_in(table, causes, STRENGTHS), knows)
-    return Piece(networks, points, there, dealt, LAYER_LEARNED)
+    return Piece(networks, points, there, dealt, LAYER_LEARNED, **more)
 
 # %% ../../../nbs/studies/upstream_downstream/panel.ipynb #223b4cd7
 def layers_training(
@@ -122,19 +123,19 @@ EMPTY_LAYERS = {
     ('*', 'masks'): 'needs sub-networks', ('*', 'correlation'): 'needs sub-networks'}
 
 # %% ../../../nbs/studies/upstream_downstream/panel.ipynb #24e5b623
+DEALT_ANEW = {'base': 'layers_shuffled', 'others': 'layers_shuffled_others'} # By sweep, its null
+WIDER_AND_DEEPER = {'wide': '256-256', 'deep': '64-64-64-64-64'} # In no figure
+
 def layers_panel(
     results:Path, # The folder in which results stand
 )->Panel:
     "What the study of layers adds"
-    table = read_table(results / 'layers_base')
-    networks = layer_networks(table, results)
-    more = beside_shuffled(networks, read_table(results / 'layers_shuffled'))
-    parts = [layer_part(more, table),
-             layers_training(networks, layer_networks(table, results, trained=False))]
-    if not (results / 'layers_others').is_dir():
-        missing = dict.fromkeys((('pruning during', '*'), ('connection cost', '*')),
-                                'needs the sweep others.yaml, which is not computed')
-        return Panel('single digits', tuple(parts), missing | EMPTY_LAYERS)
-    others = read_table(results / 'layers_others')
-    parts.insert(1, layer_part(layer_networks(others, results), others))
-    return Panel('single digits', tuple(parts), EMPTY_LAYERS)
+    sweeps = *DEALT_ANEW, *WIDER_AND_DEEPER
+    tables = {name: read_table(results / f'layers_{name}') for name in sweeps}
+    networks = {name: layer_networks(table, results) for name, table in tables.items()}
+    parts = [layer_part(beside_shuffled(networks[name], read_table(results / null)), tables[name])
+             for name, null in DEALT_ANEW.items()]
+    parts += [layer_part(networks[name], tables[name], at=shape, shown=False, pooled=False)
+              for name, shape in WIDER_AND_DEEPER.items()]
+    before = layer_networks(tables['base'], results, trained=False)
+    return Panel('single digits', (*parts, layers_training(networks['base'], before)), EMPTY_LAYERS)
