@@ -151,4 +151,4 @@ def make_folder(
         probe.unlink(missing_ok=True) # another may have been as quick
     except OSError as error:
         raise ResultError(f'{folder} cannot be written to ({error.strerror}); '
-                          'choose another with --out') from error
+                          'choose another with --out, or work on a copy of it') from error

@@ -25,9 +25,9 @@ from ..core.registry import PLUGINS, entries
 from ..core.shipped import repository
 from .attempts import RunFailed, attempt, failed_folder, keep_failed, publish
 from .plan import RunConfig, study_named
-from .progress import SteadyBar, polling, progress_file, shown_progress, watched
+from .progress import SteadyBar, polling, progress_file, shown_progress
 from .store import NOTEBOOK, another, is_finished, lacking, older_parts, run_manifest
-from ..training.live import log_of_run, logged
+from ..training.live import log_of_run, logged, watched
 
 # %% ../../nbs/engine/notebook.ipynb #979b575b
 RUN_PARAMETERS = ['seeds', 'first_seed', 'settings', 'measuring', 'device', 'threads', 'out',

@@ -20,8 +20,9 @@ from ..core.registry import entries
 from .identity import recorded_run, recorded_sweep
 from .notebook import check_data
 from .plan import RunConfig, SweepConfig
-from .progress import LogLines, SteadyBar, polling, read_progress, watched
+from .progress import LogLines, SteadyBar, polling, read_progress
 from .sweep import SWEEP_BAR
+from ..training.live import watched
 
 # %% ../../nbs/engine/remeasure.ipynb #5eeccf0e
 def trained_runs(

@@ -22,7 +22,7 @@ from .attempts import why_failed
 from .config import load_config
 from .identity import difference, recorded_run, recorded_sweep
 from .plan import RunConfig, SweepConfig, study_named
-from .progress import progress_file, read_progress
+from .progress import STARTING, progress_file, read_progress
 from .store import (NOTEBOOK, another, asked_measures, codes, damages, is_finished,
     lacking, older_parts, training_part)
 
@@ -55,7 +55,8 @@ def run_state(
     path, state = progress_file(folder), dict(progress=0., seconds=None, older='')
     if is_recent(path) or (job == 'RUNNING' and path.exists()):
         said = read_progress(path)
-        return state | dict(state='running', progress=said['n'] / said['total'])
+        now = 'starting' if said['text'] == STARTING else 'running'
+        return state | dict(state=now, progress=said['n'] / said['total'])
     if not (folder / 'manifest.json').exists(): return state | dict(state=not_begun(folder, job))
     manifest = read_manifest(folder, verify=False)
     if another(manifest, config): return state | dict(state='other')

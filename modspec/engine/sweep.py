@@ -24,9 +24,10 @@ from .plan import RunConfig, SweepConfig
 from modspec.engine.processes import (check_profile, end_snakemake, owned, plain_path,
     snakemake_command)
 from .progress import (LogLines, SteadyBar, forget_progress, polling,
-    progress_file, read_progress, watched)
+    progress_file, read_progress)
 from .status import is_complete
 from .store import NOTEBOOK, is_finished, lacking, older_parts, run_manifest
+from ..training.live import watched
 
 # %% ../../nbs/engine/sweep.ipynb #a44ee25b
 class FinishedRuns:

@@ -803,7 +803,7 @@ def test_disk_that_is_read_only(there):
              'reproduce sweep.yaml --out disk/new', 'figures results --out disk/figures',
              'collect sweep.yaml --out disk/results', 'measure disk/results --plugin norm.py']
     for line in in_a_mount_of_its_own(READ_ONLY, str(MODSPEC), *lines).splitlines():
-        assert re.fullmatch(r'2 modspec: disk/\S+ cannot be written to \(Read-only file system\); ch.* --out', line)
+        assert re.fullmatch(r'2 modspec: disk/\S+ cannot be written to \(Read-only file system\); ch.* --out.*', line)
 
 
 @pytest.mark.slow

@@ -223,7 +223,7 @@ def test_over_its_memory(config, quick):
 
 def check_logs(message: str, run: str, reason: str) -> None:
     "The logs are where the message of a sweep says, and one of them gives the reason"
-    log, folder = re.search(r'see (\S+) and (\S+)$', message).groups()
+    log, folder = re.search(r'see (\S+) and ([^;\s]+)', message).groups()
     found = [*Path(folder).glob(f'{run}.log'), *Path(folder).glob(f'slurm/rule_run/{run}/*.log')]
     assert Path(log).is_file() and any(reason in path.read_text() for path in found), message
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ABOUT', 'MEASURES', 'FAMILY', 'LAYER', 'GATE', 'HALF', 'UNTRAINED', 'BEYOND_DOUBT', 'networks_when',
            'measured_layers', 'counting', 'left_out', 'strengths_of', 'strongest', 'table_beside', 'untrained_layers',
-           'beyond_untrained', 'shift_of', 'more_modular', 'all_more_modular', 'agreements', 'pairs_of',
-           'agreement_by_seed', 'agreement_of']
+           'beyond_untrained', 'shift_of', 'more_modular', 'all_more_modular', 'beyond_dealt_out', 'agreements',
+           'pairs_of', 'agreement_by_seed', 'agreement_of', 'less_than_half']
 
 # %% ../../../nbs/studies/upstream_downstream/effects.ipynb #9b9070cd
 from collections.abc import Sequence
@@ -170,6 +170,16 @@ def all_more_modular(
             for where, by in found.items()]
     return judged(parts, '. '.join(said))
 
+# %% ../../../nbs/studies/upstream_downstream/effects.ipynb #3df4450c
+def beyond_dealt_out(
+    layers:pd.DataFrame, # From `counting`, of networks that have this null
+    point:str, # Variation
+)->dict[str, Estimate]: # By measure
+    "Q of layers minus mean Q with their weights dealt out anew, a mean over layers"
+    means = layers.loc[[point]].groupby(level='seed').mean()
+    return {name: estimate(means[f'q_{name}'] - means[f'q_{name}_shuffled_mean'])
+            for name in MEASURES}
+
 # %% ../../../nbs/studies/upstream_downstream/effects.ipynb #12f9a64a
 def agreements(
     table:pd.DataFrame, # Table of values of a sweep
@@ -213,3 +223,12 @@ def agreement_of(
 )->Estimate: # Of the adjusted similarity
     "Mean agreement over pairs, layers and strengths, with its interval over seeds"
     return estimate(agreement_by_seed(found, kind))
+
+# %% ../../../nbs/studies/upstream_downstream/effects.ipynb #323d38f6
+def less_than_half(
+    found:pd.DataFrame, # From `agreements`, of networks that count
+)->dict[str, Estimate]: # By family; below 0: it is less
+    "Agreement across the families minus half of that within each"
+    across = agreement_by_seed(found, 'across')
+    return {kind: estimate((across - agreement_by_seed(found, kind) / 2).dropna())
+            for kind in ('upstream', 'downstream')}
