@@ -48,6 +48,7 @@ from modspec.engine.progress import (
     read_progress,
     shown_progress,
 )
+from modspec.engine.provenance import checked_out
 from modspec.engine.remeasure import measure_results, trained_again
 from modspec.engine.run import run
 from modspec.engine.status import is_collected, meaning, planned, sweep_status
@@ -67,6 +68,7 @@ def one_run(p, path='sweep.yaml'):
 def no_kernel(monkeypatch):
     "Fails if a kernel or Snakemake is started"
     def forbidden(*_, **__): raise AssertionError('something was started')
+    checked_out()  # asks Git, once
     monkeypatch.setattr(pages, 'execute', forbidden)
     for name in ('run', 'Popen'): monkeypatch.setattr(sweep.subprocess, name, forbidden)
 
