@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['UNIT_WAYS', 'WAY_COLORS', 'mean_slopes', 'ClusteredLayer', 'clustered_layer', 'cluster_order', 'cluster_mates',
-           'draw_marks', 'draw_associations', 'draw_listening', 'draw_speaking', 'unit_in_words', 'alike_in_words',
-           'draw_unit', 'cluster_panel']
+           'draw_marks', 'draw_associations', 'draw_listening', 'draw_speaking', 'mates_in_both', 'unit_in_words',
+           'alike_in_words', 'draw_unit', 'cluster_panel']
 
 # %% ../../nbs/explorer/cluster.ipynb #ee12ed38
 from collections.abc import Sequence
@@ -167,17 +167,26 @@ def draw_speaking(
     ax.tick_params(length=0, pad=1)
 
 # %% ../../nbs/explorer/cluster.ipynb #4de99e00
+def mates_in_both(
+    layer:ClusteredLayer, # Of some network
+    unit:int, # The chosen one
+)->tuple[int, int, int, float]: # Upstream, downstream, in both, and in both by chance; 0: none
+    "How many units share a cluster with a unit, itself included"
+    up, down = (cluster_mates(layer.clusters[way], unit) for way in UNIT_WAYS)
+    a, b, n = up.sum(), down.sum(), max((layer.clusters['upstream'] >= 0).sum(), 2)
+    chance = 1 + (a - 1) * (b - 1) / (n - 1) if a and b else 0.
+    return int(a), int(b), int((up & down).sum()), float(chance)
+
+# %% ../../nbs/explorer/cluster.ipynb #90bf9bf9
 def unit_in_words(
     layer:ClusteredLayer, # Of some network
     unit:int, # The chosen one
 )->str: # One line
     "How many units share a cluster with a unit upstream, downstream, both, and by chance"
-    up, down = (cluster_mates(layer.clusters[way], unit) for way in UNIT_WAYS)
-    if not (up.any() and down.any()): return f'Unit {unit} is 0 on every image: no cluster'
-    a, b, n = up.sum(), down.sum(), (layer.clusters['upstream'] >= 0).sum()
-    chance = 1 + (a - 1) * (b - 1) / max(n - 1, 1)
-    return (f'Unit {unit}: {a} units in its upstream cluster, {b} downstream, '
-            f'{(up & down).sum()} in both (by chance {chance:.1f})')
+    up, down, both, chance = mates_in_both(layer, unit)
+    if not (up and down): return f'Unit {unit} is 0 on every image: no cluster'
+    return (f'Unit {unit}: {up} units in its upstream cluster, {down} downstream, '
+            f'{both} in both (by chance {chance:.1f})')
 
 # %% ../../nbs/explorer/cluster.ipynb #ac2f5bef
 def alike_in_words(
@@ -232,7 +241,9 @@ def cluster_panel(
         image.value = as_png(draw_unit(found(network.value, layer.value), unit.value))
     def renew(_=None):
         clusters = found(network.value, layer.value).clusters
+        unit.unobserve(show, 'value') # Until the options are complete
         unit.options = cluster_order(clusters['upstream']).tolist()
+        unit.observe(show, 'value')
         show()
     unit.observe(show, 'value')
     for choice in (network, layer): choice.observe(renew, 'value')
