@@ -441,7 +441,8 @@ def test_what_the_page_reads_is_shipped():
     "with its table, in the wheel; otherwise an installed explorer would stop"
     text = '\n'.join(''.join(cell['source']) for cell in json.loads(NOTEBOOK.read_text())['cells'])
     read = set(re.findall(r"'results' / '(\w+)'", text))
-    shipped = {path.relative_to(ROOT).as_posix() for pattern in get_config().d['shipped'].split() for path in ROOT.glob(pattern)}
+    patterns = get_config().d['shipped'].split()
+    shipped = {path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern)}
     assert read
     for name in read:
         assert {f'results/{name}/{file}' for file in ('manifest.json', 'networks.parquet', 'values.parquet')} <= shipped

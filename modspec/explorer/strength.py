@@ -62,7 +62,8 @@ def draw_dose(
                         linewidth=0)
         ax.plot(line['place'], line['mean'], color=DOSE_COLOR, marker='o')
         ax.plot(place, here, 'o', color=DOSE_COLOR, markersize=8, markeredgecolor='black', zorder=5)
-    ax.plot(np.full(len(single), place + 0.07), single, '.', color=DOSE_COLOR, alpha=0.4, markersize=3)
+    ax.plot(np.full(len(single), place + 0.07), single, '.', color=DOSE_COLOR, alpha=0.4,
+            markersize=3)
     low, high = curves['mean'].min(), curves['mean'].max()
     ax.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     ax.axvline(place, color='black', linewidth=0.8, zorder=0)
@@ -78,7 +79,7 @@ def effect_in_words(
     word = 'more modular' if way > 0 else 'less modular'
     if not row['not_beyond']: return f'{g}, {word}, beside the nulls too'
     none = row['not_beyond'] == row['nulls']
-    return f'{g}, {word}, ' + ('beside no null' if none else f'not beside {row["not_beyond"]}')
+    return f'{g}, {word}, but ' + ('beside no null' if none else f'not beside {row["not_beyond"]}')
 
 # %% ../../nbs/explorer/strength.ipynb #5f2869af
 def strengths_of_cause(
@@ -90,9 +91,9 @@ def strengths_of_cause(
     return {WITHOUT: 'none'} | {point: f'{value:g}' for point, value in strength.items()}
 
 # %% ../../nbs/explorer/strength.ipynb #de53e3b3
-NULLS_SAID = ('Gray, nulls. Q* and n-cut: the same weights anywhere in their layer (dashed), over the '
-              'same links (dotted),\nand only those in use (dash-dotted). SI and FI: the other '
-              'ways to split the pixels. Small dots: single networks.')
+NULLS_SAID = ('Gray, nulls. Q* and n-cut: the same weights anywhere in their layer (dashed), '
+              'over the same links (dotted),\nand only those in use (dash-dotted). SI and FI: the '
+              'other ways to split the pixels. Small dots: single networks.')
 
 @use_style()
 def draw_strength(
