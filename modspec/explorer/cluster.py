@@ -163,7 +163,7 @@ def draw_speaking(
         ax.bar(range(classes), layer.speaks[mates].mean(0), color=WAY_COLORS['downstream'],
                alpha=0.6)
     ax.step(range(classes), layer.speaks.mean(0), color='black', where='mid', linewidth=0.8)
-    ax.set(xticks=range(classes), yticks=[])
+    ax.set(xticks=range(classes), yticks=[], ylim=(0, None))
     ax.tick_params(length=0, pad=1)
 
 # %% ../../nbs/explorer/cluster.ipynb #4de99e00

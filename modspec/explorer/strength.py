@@ -77,9 +77,9 @@ def effect_in_words(
     g = f'g = {row["g"]:+.1f}'
     if not way: return f'{g}, not clear'
     word = 'more modular' if way > 0 else 'less modular'
-    if not row['not_beyond']: return f'{g}, {word}, beside the nulls too'
-    none = row['not_beyond'] == row['nulls']
-    return f'{g}, {word}, but ' + ('beside no null' if none else f'not beside {row["not_beyond"]}')
+    if not row['not_beyond']: return f'{g}, {word}, more so than the nulls'
+    all_of_them = row['not_beyond'] == row['nulls']
+    return f'{g}, {word}, no more so than {"the nulls" if all_of_them else row["not_beyond"]}'
 
 # %% ../../nbs/explorer/strength.ipynb #5f2869af
 def strengths_of_cause(
@@ -113,7 +113,7 @@ def draw_strength(
         draw_dose(of, cause, [*stops].index(point), networks[column], ax)
         ax.set_ylabel(measure if MODULAR[column] > 0 else f'−{measure}')
         ax.set_title('' if point == WITHOUT else effect_in_words(cell(part, point, measure)),
-                     loc='left', fontsize=7.5)
+                     loc='left', fontsize=7)
     for ax in axes[1]:
         ax.set_xticks(range(len(stops)), stops.values())
         ax.set_xlabel(cause, labelpad=2)
