@@ -91,9 +91,10 @@ def strengths_of_cause(
     return {WITHOUT: 'none'} | {point: f'{value:g}' for point, value in strength.items()}
 
 # %% ../../nbs/explorer/strength.ipynb #de53e3b3
-NULLS_SAID = ('Gray, nulls. Q* and n-cut: the same weights anywhere in their layer (layer, '
-              'dashed), over the same links\n(support, dotted), and only those in use (used, dash-dotted). '
-              'SI and FI: other splits of the pixels. Small dots: networks.')
+NULLS_SAID = (
+    'Gray, nulls. Q* and n-cut: the same weights anywhere in their layer (layer, dashed), over '
+    'the same links\n(support, dotted), and only those in use (used, dash-dotted). '
+    'SI and FI: other splits of the pixels. Small dots: networks.')
 
 @use_style()
 def draw_strength(
