@@ -1,5 +1,6 @@
 """The explorer in a real browser. Run this file to take the pictures of its chapter: python tests/test_browser.py"""
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -18,7 +19,8 @@ BROWSERS = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stabl
 SETTINGS = {  # all cells on the page at once, and no questions asked
     'notebook-extension/tracker': '{"windowingMode": "none"}',
     'apputils-extension/notification': '{"fetchNews": "false", "checkForUpdates": false}'}
-PANELS = 'position', 'response', 'training'
+NOTEBOOK = ROOT / 'nbs' / 'explorer' / 'explore.ipynb'
+PANELS = re.findall(r'images/explorer_(\w+)\.png', NOTEBOOK.read_text(encoding='utf-8'))  # in the order of the page
 
 
 def browser_path() -> str | None:
@@ -35,9 +37,8 @@ def free_port() -> int:
 def make_checkout(folder: Path) -> None:
     "What the chapter needs, in a folder that JupyterLab may write to"
     (folder / 'nbs' / 'explorer').mkdir(parents=True)
-    shutil.copy(ROOT / 'nbs' / 'explorer' / 'explore.ipynb', folder / 'nbs' / 'explorer')
+    shutil.copy(NOTEBOOK, folder / 'nbs' / 'explorer')
     shutil.copytree(ROOT / 'nbs' / 'images', folder / 'nbs' / 'images')
-    shutil.copytree(ROOT / 'results' / 'paper', folder / 'results' / 'paper')
     for name, text in SETTINGS.items():
         path = folder / 'settings' / '@jupyterlab' / f'{name}.jupyterlab-settings'
         path.parent.mkdir(parents=True)
@@ -115,13 +116,19 @@ class Explorer:
             time.sleep(0.01)
         return now
 
-    def move(self, key: str, times: int) -> None:
-        "Press a key on the slider of the first panel"
-        handle = self.panel('position').locator('.noUi-handle')
+    def move(self, name: str, key: str, times: int) -> None:
+        "Press a key on the slider of a panel"
+        handle = self.panel(name).locator('.noUi-handle')
         for _ in range(times):
-            before = self.picture('position')
+            before = self.picture(name)
             handle.press(key)
-            self.changed('position', before)
+            self.changed(name, before)
+
+    def choose(self, name: str, label: str, which: int = 0) -> None:
+        "Choose from a list of a panel"
+        before = self.picture(name)
+        self.panel(name).locator('.widget-dropdown select').nth(which).select_option(label=label)
+        self.changed(name, before)
 
     def silence(self, *parts: str) -> None:
         before = self.picture('response')
@@ -178,10 +185,18 @@ def test_all_cells_run(shown):
     assert shown.page.locator('.widget-image').count() == len(PANELS)
 
 
-def test_slider_moves_the_picture(shown):
-    before = shown.picture('position')
-    shown.move('ArrowLeft', 3)
-    assert shown.picture('position') != before and shown.complaints() == []
+@pytest.mark.parametrize('name', ['position', 'strength', 'cluster'])
+def test_slider_moves_the_picture(shown, name):
+    before = shown.picture(name)
+    shown.move(name, 'ArrowLeft' if name == 'position' else 'ArrowRight', 2)
+    assert shown.picture(name) != before and shown.complaints() == []
+
+
+def test_another_cause_and_another_layer(shown):
+    shown.choose('strength', 'dropout')
+    shown.choose('cluster', '2', which=1)
+    shown.choose('cluster', 'no dropout')
+    assert shown.complaints() == []
 
 
 def test_silence_changes_the_answer(shown):
@@ -214,10 +229,11 @@ def test_nothing_is_wider_than_the_screen(shown):
 def take_pictures(images: Path) -> None:
     "The pictures that stand in for the panels where widgets cannot run"
     with TemporaryDirectory(ignore_cleanup_errors=True) as folder, explorer(Path(folder)) as page:
-        page.move('ArrowLeft', 2)
+        page.move('position', 'ArrowLeft', 2)
         page.train()
         page.show(pair=5)
         page.silence('all connections 0 → 1')
+        page.move('cluster', 'ArrowRight', 3)
         for name in PANELS: page.panel(name).screenshot(path=images / f'explorer_{name}.png')
 
 

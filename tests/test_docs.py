@@ -17,7 +17,6 @@ from modspec import _modidx
 
 REPOSITORY = 'https://github.com/modspec/modspec/blob/main/'
 LINK = re.compile(r'(?<!\\)\]\(([^)\s]+)\)')
-UNCAPTIONED = {'explorer'}  # folders
 each_notebook = pytest.mark.parametrize('path', NOTEBOOKS, ids=name)
 
 
@@ -125,7 +124,6 @@ def is_figure(cell: dict) -> bool:
 @each_notebook
 def test_figures_have_captions_and_alt_text(path):
     "which Quarto takes from comments at the beginning of the cell, as YAML"
-    if path.parent.name in UNCAPTIONED: pytest.skip('figures without caption')
     for source in (''.join(cell['source']) for cell in cells(path) if is_figure(cell)):
         options = yaml.safe_load('\n'.join(re.findall(r'^#\| (.+:.+)$', source, flags=re.M))) or {}
         assert {'fig-cap', 'fig-alt'} <= options.keys(), source

@@ -8,17 +8,25 @@ import matplotlib
 matplotlib.use('Agg')
 import ipywidgets as widgets
 import matplotlib.image
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from nbdev.config import get_config
 
+from modspec.analysis.panel import WITHOUT
 from modspec.analysis.specialization import normalized_difference
 from modspec.analysis.tables import read_table
-from modspec.core.data import embedded_digits
+from modspec.core.data import as_inputs, embedded_digits
 from modspec.core.tasks import held_out_pairs
-from modspec.explorer import learning, position
+from modspec.explorer import cluster, learning, position, strength
 from modspec.explorer.response import draw_response, respond, response_panel, silence, silenceable
+from modspec.measures.associations import associations, dead_units, layer_modules, without_units
+from modspec.networks.feedforward import FeedForward, init_feedforward
 from modspec.networks.recurrent import Recurrent, decide, directions, init_stack, readouts, sparsities
+from modspec.studies.causes.panel import RETINA_MEASURES, RETINA_PREFIXES, retina_part
+from modspec.studies.everything.table import cell
 from modspec.studies.extreme_sparsity.drawing import subnetwork_color
 from modspec.training.loop import NonFiniteLoss, final_states
 from modspec.training.parameters import Parameters
@@ -228,6 +236,184 @@ def test_button_trains(dataset, monkeypatch):
     assert not button.disabled and len(found) == 2
 
 
+# a cause and its strength
+
+@pytest.fixture(scope='module')
+def causes(): return read_table(ROOT / 'results' / 'causes_retina')
+
+
+@pytest.fixture(scope='module')
+def part(causes): return retina_part(causes, RETINA_MEASURES, RETINA_PREFIXES)
+
+
+@pytest.fixture(scope='module')
+def curves(part): return strength.strength_curves(part)
+
+
+@pytest.mark.parametrize(('measure', 'name', 'sign'), [('Q*', 'q_max', 1), ('n-cut', 'ncut', -1), ('FI', 'fi', 1)])
+def test_curves_are_means_of_the_table(causes, curves, measure, name, sign):
+    "Values and nulls at every stop, turned so that up is modular; all causes begin at the same networks"
+    means = causes[causes['trained']].groupby(['variation', 'measure'])['value'].mean()
+    of = curves[curves['measure'] == measure]
+    assert set(of[of['place'] == 0]['point']) == {WITHOUT} and of['null'].nunique() > 1
+    for _, row in of.iterrows():
+        column = f'{name}_{row["null"]}_mean' if row['null'] else name
+        assert row['mean'] == pytest.approx(sign * means[row['point'], column])
+        assert row['low'] <= row['mean'] <= row['high']
+
+
+def test_stops_go_from_none_to_strong(part):
+    for cause in part.points['cause'].unique():
+        (first, none), *others = strength.strengths_of_cause(part, cause).items()
+        strengths = [float(label) for _, label in others]
+        assert (first, none) == (WITHOUT, 'none') and strengths == sorted(set(strengths)) and strengths[0] > 0
+
+
+@pytest.mark.parametrize('cause', [*RETINA_PREFIXES])
+def test_large_dots_are_on_the_curves(part, curves, cause):
+    "at the chosen strength: one for the value, one for each null, and a small one for every network"
+    stops = [*strength.strengths_of_cause(part, cause)]
+    fig = strength.draw_strength(part, curves, cause, stops[-1])
+    for ax, (measure, column) in zip(fig.axes, part.measures.items()):
+        here = curves[(curves['cause'] == cause) & (curves['measure'] == measure) & (curves['place'] == len(stops) - 1)]
+        large = [line.get_ydata()[0] for line in ax.lines if line.get_marker() == 'o' and len(line.get_xdata()) == 1]
+        assert sorted(large) == pytest.approx(sorted(here['mean']))
+        small, = (line.get_ydata() for line in ax.lines if line.get_marker() == '.')
+        assert sorted(small) == sorted(part.networks.loc[stops[-1], column])
+
+
+def test_verdicts_are_those_of_the_table(part):
+    "in words, at every strength of every cause; nothing is said of networks without a cause"
+    for point in part.points.index:
+        for measure in part.measures:
+            row = cell(part, point, measure)
+            said = strength.effect_in_words(row)
+            assert ('not clear' in said) == (not row['clear'])
+            assert said.endswith('modular, more so than the nulls') == row['survives']
+            assert ('more modular' in said) == (row['low'] > 0) and ('less modular' in said) == (row['high'] < 0)
+
+
+def test_strength_panel(part):
+    panel = strength.strength_panel(part)
+    cause, = find(panel, widgets.Dropdown)
+    (slider,), (image,) = find(panel, widgets.SelectionSlider), find(panel, widgets.Image)
+    pictures = [bytes(image.value)]
+    slider.value = WITHOUT
+    pictures.append(bytes(image.value))
+    cause.value = 'dropout'
+    assert [label for label, _ in slider.options] == ['none', '0.1', '0.25', '0.5'] and slider.value != WITHOUT
+    pictures.append(bytes(image.value))
+    slider.value = 'dropout_3'
+    pictures.append(bytes(image.value))
+    assert len(set(pictures)) == 4
+
+
+# a unit and its cluster
+
+@pytest.fixture(scope='module')
+def layered():
+    "An untrained network; its fifth unit of the first layer is dead"
+    network = init_feedforward(FeedForward(64, (16, 12)), [1])
+    network.weights['b_1'][0, 0, 4] = -100
+    return network
+
+
+@pytest.fixture(scope='module')
+def layer(layered, dataset): return cluster.clustered_layer(layered, dataset.test, layer=1)
+
+
+@pytest.mark.parametrize('number', [1, 2])
+def test_clusters_are_those_of_the_measures(layered, dataset, number):
+    layer, x = cluster.clustered_layer(layered, dataset.test, layer=number), as_inputs(dataset.test.images)
+    A = associations(layered, x, dataset.test.labels, layer=number)
+    A = without_units(A, dead_units(layered, x, layer=number))
+    for way, name in cluster.UNIT_WAYS.items():
+        assert layer.associations[way].tolist() == A[name][0].tolist()
+        assert layer.clusters[way].tolist() == layer_modules({name: A[name]}, layered.seeds)[name][0].tolist()
+
+
+def test_slopes(layered, dataset, layer):
+    "Of the first layer by the pixels, its weights where a unit is active; of the read-outs by the last layer, theirs"
+    weights, x = layered.weights, as_inputs(dataset.test.images)
+    active = (x @ weights['W_1'][0, 0].T + weights['b_1'][0, 0] > 0).float().mean(0)
+    expected = weights['W_1'][0, 0].abs() * active.sqrt()[:, None]
+    np.testing.assert_allclose(layer.listens, expected.numpy(), rtol=1e-4)
+    last = cluster.clustered_layer(layered, dataset.test, layer=2)
+    np.testing.assert_allclose(last.speaks, weights['W_out'][0, 0].abs().T.numpy(), rtol=1e-4)
+    assert layer.speaks.shape == (16, 10) and last.listens.shape == (12, 64)
+
+
+@pytest.mark.parametrize('labels', [[0, 1, 2, 1, 2, 2], [-1, 3, -1, 0, 3, -1, -1], [5], [-1, -1]])
+def test_order_of_clusters(labels):
+    "Every unit once, cluster by cluster, larger ones first, those without one at the end"
+    order = cluster.cluster_order(np.array(labels))
+    assert sorted(order) == [*range(len(labels))]
+    kept = [labels[unit] for unit in order]
+    runs = [*dict.fromkeys(kept)]
+    assert kept == [name for name in runs for _ in range(labels.count(name))]
+    sizes = [labels.count(name) for name in runs if name >= 0]
+    assert sizes == sorted(sizes, reverse=True) and -1 not in runs[:-1]
+
+
+def test_frame_holds_the_cluster(layer):
+    "of the chosen unit, and the columns beside it mark both of its clusters"
+    for way in cluster.UNIT_WAYS:
+        for unit in (0, 7, 15):
+            ax, marks = Figure().subplots(1, 2)
+            order = cluster.draw_associations(layer, unit, way, ax)
+            frame, = (patch for patch in ax.patches if isinstance(patch, Rectangle))
+            inside = order[round(frame.get_y() + 0.5):][:round(frame.get_height())]
+            mates = np.flatnonzero(layer.clusters[way] == layer.clusters[way][unit])
+            assert unit in inside and sorted(inside) == mates.tolist()
+            assert ax.images[0].get_array().tolist() == layer.associations[way][np.ix_(order, order)].tolist()
+            cluster.draw_marks(layer, unit, order, marks)
+            colored = (marks.images[0].get_array() != 1).any(-1)
+            for column, labels in zip(colored.T, layer.clusters.values()):
+                assert sorted(order[column]) == np.flatnonzero(labels == labels[unit]).tolist()
+
+
+def test_units_in_both_clusters(layer):
+    "by chance: what dealing the other units out anew gives on average"
+    up, down, both, chance = cluster.mates_in_both(layer, 0)
+    a, b = layer.clusters.values()
+    assert (up, down, both) == ((a == a[0]).sum(), (b == b[0]).sum(), ((a == a[0]) & (b == b[0])).sum())
+    rng, others = np.random.default_rng(0), np.flatnonzero(a >= 0)[1:]
+    drawn = [((a == a[0])[others] & (b == b[0])[rng.permutation(others)]).sum() + 1 for _ in range(3000)]
+    assert chance == pytest.approx(np.mean(drawn), abs=0.1)
+    assert f'{both} in both' in cluster.unit_in_words(layer, 0)
+
+
+def test_a_dead_unit_has_no_cluster(layer):
+    assert layer.clusters['upstream'][4] == layer.clusters['downstream'][4] == -1
+    assert cluster.mates_in_both(layer, 4) == (0, 0, 0, 0)
+    assert 'no cluster' in cluster.draw_unit(layer, 4).get_suptitle()
+
+
+def test_a_dead_layer_can_be_drawn(layered, dataset):
+    dead = init_feedforward(FeedForward(64, (5,)), [0])
+    dead.weights['b_1'] -= 100
+    layer = cluster.clustered_layer(dead, dataset.test, layer=1)
+    assert 'no cluster' in cluster.draw_unit(layer, 0).get_suptitle()
+
+
+def test_cluster_panel(layered, dataset, layer):
+    "The slider goes through all units, those of one upstream cluster in a row"
+    other = init_feedforward(FeedForward(64, (16, 12)), [2])
+    panel = cluster.cluster_panel({'one': other, 'two': layered}, dataset)
+    (network, depth), (image,) = find(panel, widgets.Dropdown), find(panel, widgets.Image)
+    slider, = find(panel, widgets.SelectionSlider)
+    assert [*slider.options] == cluster.cluster_order(layer.clusters['upstream']).tolist()
+    pictures = [bytes(image.value)]
+    slider.index = 9
+    pictures.append(bytes(image.value))
+    depth.value = 2
+    assert sorted(slider.options) == [*range(12)]
+    pictures.append(bytes(image.value))
+    network.value = 'one'
+    pictures.append(bytes(image.value))
+    assert len(set(pictures)) == 4
+
+
 # the chapters
 
 @pytest.mark.parametrize('path', CHAPTERS, ids=lambda path: path.stem)
@@ -244,6 +430,19 @@ def test_pictures_stand_in():
     "for every panel, with a text for those who cannot see them, and small"
     text = '\n'.join(''.join(cell['source']) for cell in json.loads(NOTEBOOK.read_text())['cells'])
     shown = re.findall(r'!\[([^\]]{30,})\]\(\.\./images/(explorer_\w+\.png)\)', text)
-    assert sorted(name for _, name in shown) == [path.name for path in PICTURES] and len(shown) == 3
+    assert sorted(name for _, name in shown) == [path.name for path in PICTURES]
+    panels = [name for name in re.findall(r'^(\w+)_panel\(', text, flags=re.M)]
+    assert [name for _, name in shown] == [f'explorer_{name}.png' for name in panels]
     for path in PICTURES:
         assert path.stat().st_size < 200_000 and matplotlib.image.imread(path)[..., :3].std() > 0.02
+
+
+def test_what_the_page_reads_is_shipped():
+    "with its table, in the wheel; otherwise an installed explorer would stop"
+    text = '\n'.join(''.join(cell['source']) for cell in json.loads(NOTEBOOK.read_text())['cells'])
+    read = set(re.findall(r"'results' / '(\w+)'", text))
+    patterns = get_config().d['shipped'].split()
+    shipped = {path.relative_to(ROOT).as_posix() for pattern in patterns for path in ROOT.glob(pattern)}
+    assert read
+    for name in read:
+        assert {f'results/{name}/{file}' for file in ('manifest.json', 'networks.parquet', 'values.parquet')} <= shipped

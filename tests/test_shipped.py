@@ -124,7 +124,8 @@ def test_the_explorer_is_copied_with_its_pictures(there, monkeypatch):
     original = json.loads((ROOT / 'nbs' / 'explorer' / 'explore.ipynb').read_text())
     texts = [cell['source'] for cell in page['cells'] if cell['cell_type'] == 'markdown']
     assert not any('](../' in text or '.ipynb)' in text for text in texts)
-    assert sum(text.count('](attachment:') for text in texts) == 3
+    pictures = [*(ROOT / 'nbs' / 'images').glob('explorer_*.png')]
+    assert sum(text.count('](attachment:') for text in texts) == len(pictures)
     assert [c for c in page['cells'] if c['cell_type'] == 'code'] == \
            [c for c in original['cells'] if c['cell_type'] == 'code']
     Path('explore.ipynb').write_text('mine')
