@@ -31,8 +31,10 @@ code { font-size: .875em; } pre { font: .875em/1.5 "DejaVu Sans Mono", monospace
 .sourceCode pre, .highlight pre { padding: .4em; margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
 .cell { margin-bottom: 1rem; } .cell-output { margin: 1rem 0; }
 details { margin-bottom: 1rem; } summary { font-size: .875em; }
-table { border-collapse: collapse; } th, td { padding: .25rem .5rem; border-bottom: 1px solid #dee2e6; text-align: left; }
-.anchor-link { display: none; } img, svg { max-width: 100%; height: auto; } figcaption { font-size: .9rem; margin-top: .5rem; }
+table { border-collapse: collapse; }
+th, td { padding: .25rem .5rem; border-bottom: 1px solid #dee2e6; text-align: left; }
+figcaption { font-size: .9rem; margin-top: .5rem; } .anchor-link { display: none; }
+img, svg { max-width: 100%; height: auto; }
 .math { text-align: center; height: 3.2rem; margin: 1rem 0; overflow: hidden; }
 '''
 
