@@ -41,12 +41,13 @@ def slug(heading: str) -> str:
 
 @cache
 def anchors(path: Path) -> set[str]:
-    "Where a link into a notebook can lead: its headings, and the functions and classes that it exports"
+    "Where a link into a notebook can lead: its headings, what has a name, and the functions and classes that it exports"
     text = '\n'.join(re.sub(r'^```.*?^```', '', part, flags=re.M | re.S) for part in prose(path))
     module = re.search(r'#\| default_exp ([\w.]+)', path.read_text(encoding='utf-8'))
     names = _modidx.d['syms'].get(f'modspec.{module[1]}', {}) if module else {}
     headings = {slug(heading) for heading in re.findall(r'^#+ (.+)$', text, flags=re.M)}
-    return headings | {link.split('#')[1] for link, _ in names.values()}
+    named = {*re.findall(r'<\w+ id="([^"]+)"', text)}
+    return headings | named | {link.split('#')[1] for link, _ in names.values()}
 
 
 def problem(path: Path, link: str) -> str:
