@@ -41,7 +41,7 @@ def slug(heading: str) -> str:
 
 @cache
 def anchors(path: Path) -> set[str]:
-    "Where a link into a notebook can lead: its headings, what has a name, and the functions and classes that it exports"
+    "Where a link into a notebook can lead: its headings, what has a name, and the code that it exports"
     text = '\n'.join(re.sub(r'^```.*?^```', '', part, flags=re.M | re.S) for part in prose(path))
     module = re.search(r'#\| default_exp ([\w.]+)', path.read_text(encoding='utf-8'))
     names = _modidx.d['syms'].get(f'modspec.{module[1]}', {}) if module else {}
