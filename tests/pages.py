@@ -69,6 +69,13 @@ def output_html(output: dict, options: dict) -> str:
     return f'<pre><code>{escape(data.get("text/plain", ""))}</code></pre>'
 
 
+def kind(output: dict) -> str:
+    "The classes that the site gives what a cell left"
+    if output['output_type'] == 'stream': return 'cell-output cell-output-stdout'
+    written = 'text/markdown' in (data := output.get('data', {})) and 'text/html' not in data
+    return 'cell-output cell-output-display' + ' cell-output-markdown' * written
+
+
 def parts(path: Path) -> Iterator[str]:
     "The cells of a processed notebook, one after the other"
     for cell in nbformat.read(path, 4).cells:
@@ -81,7 +88,7 @@ def parts(path: Path) -> Iterator[str]:
             options = yaml.safe_load(given) or {}
             source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M)
             shown = [] if options.get('output') is False else cell.outputs
-            outputs = ''.join(f'<div class="cell-output">{output_html(output, options)}</div>' for output in shown)
+            outputs = ''.join(f'<div class="{kind(output)}">{output_html(output, options)}</div>' for output in shown)
             if options.get('include') is not False:
                 yield f'<div class="cell">{code_html(source, options)}{outputs}</div>'
 

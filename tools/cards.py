@@ -61,7 +61,7 @@ class Card(BasicMarkdownRenderer):
         return f'{where}\n\n{"#" * self.title_level} {self.nm}\n\n```python\n{head(lines, node)}\n```{said}'
 
 
-LONGEST = 8  # Lines of code above a picture; more are a click away
+LONGEST = 8  # Lines of code with a helper or a picture; more are a click away
 
 
 def statements(source: str) -> list[ast.stmt]:
@@ -78,9 +78,9 @@ def summary(cell) -> str:
     body = statements(cell.source)
     if 'exports' in cell.directives_: return 'Exported source'
     if body and all(isinstance(part, ast.Import | ast.ImportFrom) for part in body): return 'Imports'
-    if body and all(isinstance(part, ast.FunctionDef | ast.ClassDef) for part in body):
-        return 'Code: ' + ', '.join(part.name for part in body)
+    helpers = [part.name for part in body if isinstance(part, ast.FunctionDef | ast.ClassDef)]
     long = len([line for line in cell.source.splitlines() if not line.startswith('#|')]) > LONGEST
+    if helpers and (long or len(helpers) == len(body)): return f'Code: {", ".join(helpers)}'
     return 'Code of the figure' if long and any(map(is_picture, cell.outputs)) else ''
 
 
