@@ -16,13 +16,14 @@ from .ledger import Claim, beside_each_other
 # %% ../../nbs/analysis/ledger_page.ipynb #18ea94cb
 def verdict_table(
     ledgers:Mapping[str, pd.DataFrame], # From `check_claims`, by what to call their column
+    page:str='', # Where the entries are, if not on the same page
 )->str: # Lines of a Markdown table
     "Verdicts, a claim a row; names lead to `claim_entries`, and claims that turn are marked"
     table = beside_each_other(dict(ledgers))
     rows = [('Claim', *ledgers), ('---',) * (1 + len(ledgers))]
     for name, c in table.iterrows():
         turns = '**Turns.** ' if c['turns', ''] else ''
-        rows.append((f'{turns}{c["statement", ""]} [{name}](#{name})',
+        rows.append((f'{turns}{c["statement", ""]} [{name}]({page}#{name})',
                      *(c['verdict', reading] for reading in ledgers)))
     return '\n'.join('| ' + ' | '.join(cell.replace('|', '\\|').replace('\n', ' ') for cell in row)
                      + ' |' for row in rows)
