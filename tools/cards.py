@@ -47,6 +47,12 @@ def head(lines: list[str], node: ast.stmt) -> str:
     return '\n'.join(shown) if len(shown) > 1 else shown[0].rstrip(':')
 
 
+def is_command(node: ast.stmt) -> bool:
+    "Is it a command of a terminal, whose arguments its help tells?"
+    return any(isinstance(one, ast.Call) and getattr(one.func, 'attr', '') == 'command'
+               for one in getattr(node, 'decorator_list', []))
+
+
 class Card(BasicMarkdownRenderer):
     "Name, link to the source, signature as written, and the first sentence"
     def _repr_markdown_(self):
@@ -58,7 +64,8 @@ class Card(BasicMarkdownRenderer):
         if node is None: return super()._repr_markdown_()
         said = f'\n\n*{self.docs}*' if self.docs else ''
         where = f'[source]({NbdevLookup().code(self.fn)}){{style="float:right; font-size:smaller"}}'
-        return f'{where}\n\n{"#" * self.title_level} {self.nm}\n\n```python\n{head(lines, node)}\n```{said}'
+        shown = '' if is_command(node) else f'\n\n```python\n{head(lines, node)}\n```'
+        return f'{where}\n\n{"#" * self.title_level} {self.nm}{shown}{said}'
 
 
 LONGEST = 8  # Lines of code with a helper or a picture; more are a click away
