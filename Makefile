@@ -38,7 +38,7 @@ figures: env ## run the quick sweep and draw the paper's figures (minutes, no do
 
 evolution: env ## evolve networks under fixed and switching goals, six arms of five runs (about 10 minutes on two idle cores)
 	@$(RUN_ONE_THREAD) python -c "from concurrent.futures import ProcessPoolExecutor as Pool; \
-	  from modspec.studies.causes.evolution import six_arms; \
+	  from modspec.studies.causes.evolved import six_arms; \
 	  six_arms(each=Pool().map).to_csv('results/evolution.csv', index=False)"
 
 convolutional: env ## train a convolutional network on MNIST, and compare its channels with untrained ones (8 minutes on an idle core)

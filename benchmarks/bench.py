@@ -1,8 +1,9 @@
 """Measure how fast modspec is on this machine: `python -m benchmarks.bench`
 
-Each section writes one table to `benchmarks/results/`, which the chapter nbs/speed.ipynb reads. Common columns are
-`device`, `threads` and `architecture`; `networks` is the size M of the stack. What is measured is the median of several
-rounds, with its quartiles in `_q25` and `_q75`. What is compared is measured in turn, round by round, in one process.
+Each section writes one table to `benchmarks/results/`, which the chapters nbs/speed.ipynb and
+nbs/speed_studies.ipynb read. Common columns are `device`, `threads` and `architecture`; `networks` is the size M of the
+stack. What is measured is the median of several rounds, with its quartiles in `_q25` and `_q75`. What is
+compared is measured in turn, round by round, in one process.
 
 - machine.csv: batched matrix products. `gflops` of `batch` times (`rows`, `inner`) by (`inner`, `columns`), of which
   `per_step` are in one step of training; `precision` is fp32 or bf16 (of factors and product).

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import copied_checkout
 from nbconvert import HTMLExporter
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup
+from pages import heights
+from test_browser import BROWSERS, browser_path
+from test_living_figure import chromium
 from test_repository import NBS, NOTEBOOKS, ROOT, cells, environment, name
 
 from modspec import _modidx
@@ -40,12 +44,13 @@ def slug(heading: str) -> str:
 
 @cache
 def anchors(path: Path) -> set[str]:
-    "Where a link into a notebook can lead: its headings, and the functions and classes that it exports"
+    "Where a link into a notebook can lead: its headings, what has a name, and the code that it exports"
     text = '\n'.join(re.sub(r'^```.*?^```', '', part, flags=re.M | re.S) for part in prose(path))
     module = re.search(r'#\| default_exp ([\w.]+)', path.read_text(encoding='utf-8'))
     names = _modidx.d['syms'].get(f'modspec.{module[1]}', {}) if module else {}
     headings = {slug(heading) for heading in re.findall(r'^#+ (.+)$', text, flags=re.M)}
-    return headings | {link.split('#')[1] for link, _ in names.values()}
+    named = {*re.findall(r'<\w+ id="([^"]+)"', text)}
+    return headings | named | {link.split('#')[1] for link, _ in names.values()}
 
 
 def problem(path: Path, link: str) -> str:
@@ -166,10 +171,10 @@ def test_reference_has_every_public_name():
 
 # what nbdev makes of it
 
-@pytest.fixture
-def quarto(tmp_path, monkeypatch):
+@pytest.fixture(scope='module')
+def quarto(tmp_path_factory):
     "A Quarto that does nothing: nbdev would fetch one if it found none"
-    program = tmp_path / 'bin' / 'quarto'
+    program = tmp_path_factory.mktemp('quarto') / 'bin' / 'quarto'
     program.parent.mkdir()
     program.write_text('#!/bin/sh\n')
     program.chmod(0o755)
@@ -190,12 +195,18 @@ def cards_of(path: Path) -> dict[str, str]:
     return {re.search('^### (.+)$', text, flags=re.M).group(1): text for text in texts}
 
 
-def test_docs_of_a_clean_checkout(clean_checkout, quarto):
-    "nbdev executes every cell that has an import, from the root: such cells hold imports only"
-    answer = processed(clean_checkout, quarto)
+@pytest.fixture(scope='module')
+def made(tmp_path_factory, quarto) -> Path:
+    "The site up to Quarto, of a clean checkout"
+    root = copied_checkout(tmp_path_factory.mktemp('docs') / 'clone')
+    answer = processed(root, quarto)
     assert answer.returncode == 0, answer.stderr[-3000:]
     assert 'containing imports and other code' not in answer.stderr, answer.stderr
-    made = clean_checkout / '_proc'
+    return root / '_proc'
+
+
+def test_docs_of_a_clean_checkout(made):
+    "nbdev executes every cell that has an import, from the root: such cells hold imports only"
     assert {path.relative_to(made).as_posix() for path in made.rglob('*.ipynb')} == {*map(name, NOTEBOOKS)}
     assert yaml.safe_load((made / '_quarto.yml').read_text()) == site()
     assert yaml.safe_load((made / 'nbdev.yml').read_text())['project']['output-dir'] == '_docs'
@@ -205,6 +216,49 @@ def test_docs_of_a_clean_checkout(clean_checkout, quarto):
     for path in made.rglob('*.ipynb'):
         assert not [text for text in prose(path) if f'{config.doc_host}{config.doc_baseurl}/' in text], path
         assert not [card for card in cards_of(path).values() if '](' in re.findall('```.*?```', card, flags=re.S)[0]]
+
+
+def test_code_that_is_a_click_away(made):
+    "Exported sources, imports, helpers and what draws a figure; the rest is to be read"
+    shown = [cell for cell in cells(made / 'studies' / 'extreme_sparsity' / 'figures.ipynb')
+             if cell['cell_type'] == 'code' and '#| code-fold: true' not in ''.join(cell['source'])]
+    sources = ['\n'.join(line for line in ''.join(cell['source']).splitlines() if not line.startswith('#|'))
+               for cell in shown]
+    assert not [source for source in sources if re.match('(from|import) ', source)]
+    assert not [source for source in sources if re.match('(def|class) .*\n.+', source) and source.count('\n') > 8]
+    assert 'fig = figure_raw_measures(table)' in sources
+
+
+def claims_pages() -> list[Path]:
+    return [path for path in NOTEBOOKS if path.name == 'claims.ipynb']
+
+
+@pytest.mark.parametrize('path', claims_pages(), ids=name)
+def test_verdicts_lead_to_their_entries(path):
+    "Every claim once in the table at the top of its page, and its entry on the same page"
+    first, *others = [text for text in prose(path) if re.search(r'^\| Claim \|', text, flags=re.M)]
+    names = re.findall(r'\[([^]]+)\]\(#\1\)', first)
+    text = '\n'.join(prose(path))
+    assert len(names) == len(set(names)) == first.count('\n') - 1 > 0
+    assert re.findall(r'<details id="([^"]+)">', text) == names and not others
+    assert text.index('| Claim |') < text.index('<details') and prose(path)[1].count('#') < 4
+
+
+# how high
+
+LONG = ['analysis/evidence', 'analysis/specialization', 'engine/columns', 'faults', 'measures/associations',
+        'measures/structure', 'networks/recurrent', 'speed', 'studies/causes/causes', 'studies/causes/evolution',
+        'studies/extreme_sparsity/claims', 'studies/extreme_sparsity/figures', 'studies/extreme_sparsity/sensitivity',
+        'studies/extreme_sparsity/structure_or_learning', 'training/loop']
+HIGHEST = 12_000  # pixels in a window of 1400
+
+
+def test_no_page_is_too_high(made):
+    "The longest pages, as the theme lays them out"
+    pytest.importorskip('playwright', reason='needs Playwright: pip install playwright')
+    if browser_path() is None: pytest.skip(f'needs one of the browsers {", ".join(BROWSERS)}')
+    with chromium() as browser: found = heights(browser, [made / f'{page}.ipynb' for page in LONG], 1400)
+    assert not {page.relative_to(made): height for page, height in found.items() if not 1000 < height < HIGHEST}
 
 
 # workflows

@@ -22,24 +22,26 @@ from modspec.studies.causes.evolution import (
     by_fitness,
     evolution_goals,
     evolve,
-    followed,
     genome_answers,
-    genome_weights,
     goal_at,
     is_matched,
-    last_points,
     mutated,
     neuron_slots,
-    normalized_q,
     offspring,
     plot_evolution,
+    random_genomes,
+    share_right,
+    words,
+)
+from modspec.studies.causes.evolved import (
+    followed,
+    genome_weights,
+    last_points,
+    normalized_q,
     plot_normalized_q,
     q_ceiling,
-    random_genomes,
     reproduction,
-    share_right,
     six_arms,
-    words,
 )
 
 NUMBERS = torch.arange(256)

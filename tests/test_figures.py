@@ -23,7 +23,7 @@ from modspec.analysis.specialization import ROLES, specialization, specializatio
 from modspec.analysis.tables import read_table
 from modspec.core.files import read_manifest
 from modspec.core.registry import entries
-from modspec.studies.extreme_sparsity import figures
+from modspec.studies.extreme_sparsity import figures, table_one
 from modspec.training.parameters import Parameters
 
 ARCHITECTURES = {'bottleneck': ['bottleneck'], 'accuracy': ['bottleneck', 'standard'],
@@ -427,14 +427,14 @@ def manifest_of(dataset='mnist', pixels=784, pairs=60_000, **changed):
 
 
 def test_default_parameters_are_the_papers():
-    table = figures.parameter_table(manifest_of())
-    assert {*figures.TABLE_1, *figures.TEXT} < set(table.index)
-    assert table['source'].value_counts()['Table 1'] == len(figures.TABLE_1)
+    table = table_one.parameter_table(manifest_of())
+    assert {*table_one.TABLE_1, *table_one.TEXT} < set(table.index)
+    assert table['source'].value_counts()['Table 1'] == len(table_one.TABLE_1)
     assert not table.map(lambda cell: 'paper' in cell).any(axis=None)
 
 
 def test_other_parameters_are_marked():
-    table = figures.parameter_table(manifest_of('digits', 64, 16_000, readout_lr=.25, n_pairs=1000, batch_size=32))
+    table = table_one.parameter_table(manifest_of('digits', 64, 16_000, readout_lr=.25, n_pairs=1000, batch_size=32))
     assert table.loc['number of input neurons', 'global training'] == '2*64 (paper: 2*784)'
     assert table.loc['learning rate', 'bottleneck re-training'] == '0.25 (paper: 0.5)'
     assert table.map(lambda cell: 'paper' in cell).sum().sum() == 4
@@ -445,12 +445,12 @@ def test_other_parameters_are_marked():
 def test_an_axis_is_shown_as_a_range():
     manifest = manifest_of()
     manifest['config']['axes'] = dict(batch_size=[16, 64, 256])
-    assert figures.parameter_table(manifest).loc['batch size', 'global training'] == '16–256'
+    assert table_one.parameter_table(manifest).loc['batch size', 'global training'] == '16–256'
 
 
 def test_table_as_a_figure():
-    frame = figures.parameter_table(manifest_of('digits', 64, 16_000, epochs=1, bottleneck_epochs=2))
-    fig = figures.figure_table(frame, 'source')
+    frame = table_one.parameter_table(manifest_of('digits', 64, 16_000, epochs=1, bottleneck_epochs=2))
+    fig = table_one.figure_table(frame, 'source')
     boxes = [text.get_window_extent() for text in fig.axes[0].texts if text.get_text()]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
     assert max(box.x1 for box in boxes) <= fig.bbox.width and fig.get_size_inches()[0] == plots.PAGE_WIDTH
@@ -528,8 +528,7 @@ def test_figure_notebooks(path):
 @each_stored
 def test_committed_executed(path):
     "With its picture, small enough to read in a browser"
-    last = code_cells(path)[-1]['outputs']
-    assert any('image/png' in output.get('data', {}) for output in last)
+    assert stored(path, 'image/png')
     assert path.stat().st_size < 500_000
 
 
@@ -553,7 +552,9 @@ def test_committed_pictures_show_results_paper(paper, name):
     again = BytesIO()
     both = figures.also_read(table, RESULTS.with_name('mixture'))  # as the page is stored
     draw(both).savefig(again, format='png', bbox_inches='tight')
-    before, now = (plt.imread(BytesIO(png)) for png in (b64decode(stored(path, 'image/png')[-1]), again.getvalue()))
+    [drawn] = [cell for cell in code_cells(path) if f'{draw.__name__}(' in ''.join(cell['source'])]
+    [kept] = [output['data']['image/png'] for output in drawn['outputs'] if 'image/png' in output.get('data', {})]
+    before, now = (plt.imread(BytesIO(png)) for png in (b64decode(kept), again.getvalue()))
     assert np.abs(np.subtract(before.shape, now.shape)).max() <= 4
     height, width = np.minimum(before.shape, now.shape)[:2]
     assert np.abs(before[:height, :width, :3] - now[:height, :width, :3]).mean() < .02
@@ -562,7 +563,7 @@ def test_committed_pictures_show_results_paper(paper, name):
 def test_committed_parameters_are_those_of_results_paper(paper):
     [path] = [path for path in STORED if path.stem == 'parameters']
     shown = re.findall('<td>(.*?)</td>', stored(path, 'text/html')[0])
-    assert shown == figures.parameter_table(paper[1]).to_numpy().ravel().tolist()
+    assert shown == table_one.parameter_table(paper[1]).to_numpy().ravel().tolist()
 
 
 def test_what_git_keeps_of_results():

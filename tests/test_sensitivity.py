@@ -15,18 +15,16 @@ from sweeps import swept, write_config
 from modspec.analysis.plot import PAGE_WIDTH
 from modspec.analysis.tables import read_table
 from modspec.studies.extreme_sparsity.figures import MAIN_MEASURES
-from modspec.studies.extreme_sparsity.sensitivity import (
+from modspec.studies.extreme_sparsity.open_choices import (
     COMPARED,
-    SHADES,
     clear_effects,
     effects,
-    figure_points,
-    figure_sensitivity,
     lowest_accuracy,
     pattern,
     still_true,
     variation_values,
 )
+from modspec.studies.extreme_sparsity.sensitivity import SHADES, figure_points, figure_sensitivity
 from modspec.training.parameters import make_parameters
 
 CONFIG = yaml.safe_load((ROOT / 'config' / 'extreme_sparsity' / 'sensitivity.yaml').read_text())

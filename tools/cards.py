@@ -47,6 +47,12 @@ def head(lines: list[str], node: ast.stmt) -> str:
     return '\n'.join(shown) if len(shown) > 1 else shown[0].rstrip(':')
 
 
+def is_command(node: ast.stmt) -> bool:
+    "Is it a command of a terminal, whose arguments its help tells?"
+    return any(isinstance(one, ast.Call) and getattr(one.func, 'attr', '') == 'command'
+               for one in getattr(node, 'decorator_list', []))
+
+
 class Card(BasicMarkdownRenderer):
     "Name, link to the source, signature as written, and the first sentence"
     def _repr_markdown_(self):
@@ -58,24 +64,42 @@ class Card(BasicMarkdownRenderer):
         if node is None: return super()._repr_markdown_()
         said = f'\n\n*{self.docs}*' if self.docs else ''
         where = f'[source]({NbdevLookup().code(self.fn)}){{style="float:right; font-size:smaller"}}'
-        return f'---\n\n{where}\n\n{"#" * self.title_level} {self.nm}\n\n```python\n{head(lines, node)}\n```{said}'
+        shown = '' if is_command(node) else f'\n\n```python\n{head(lines, node)}\n```'
+        return f'{where}\n\n{"#" * self.title_level} {self.nm}{shown}{said}'
+
+
+LONGEST = 8  # Lines of code with a helper or a picture; more are a click away
+
+
+def statements(source: str) -> list[ast.stmt]:
+    "What stands in a cell; nothing if it holds a command of a shell"
+    try: return ast.parse(re.sub(r'^[%!].*$', '', source, flags=re.M)).body
+    except SyntaxError: return []
+
+
+def is_picture(output) -> bool: return 'image/png' in output.get('data', {})
+
+
+def summary(cell) -> str:
+    "What to write instead of code that a reader of the site need not see; nothing for code that is to be read"
+    body = statements(cell.source)
+    if 'exports' in cell.directives_: return 'Exported source'
+    if body and all(isinstance(part, ast.Import | ast.ImportFrom) for part in body): return 'Imports'
+    helpers = [part.name for part in body if isinstance(part, ast.FunctionDef | ast.ClassDef)]
+    long = len([line for line in cell.source.splitlines() if not line.startswith('#|')]) > LONGEST
+    if helpers and (long or len(helpers) == len(body)): return f'Code: {", ".join(helpers)}'
+    return 'Code of the figure' if long and any(map(is_picture, cell.outputs)) else ''
 
 
 def folded(cell):
-    "Exported sources and imports are a click away"
-    if cell.cell_type != 'code' or 'code-fold' in cell.source: return
-    try: body = ast.parse(re.sub(r'^[%!].*$', '', cell.source, flags=re.M)).body
-    except SyntaxError: return
-    if 'exports' in cell.directives_: summary = 'Exported source'
-    elif body and all(isinstance(part, ast.Import | ast.ImportFrom) for part in body): summary = 'Imports'
-    else: return
-    cell.source = f'#| code-fold: true\n#| code-summary: "{summary}"\n{cell.source}'
+    "Exported sources, imports, helpers and what draws a figure are a click away"
+    if cell.cell_type != 'code' or 'code-fold' in cell.source or not (said := summary(cell)): return
+    cell.source = f'#| code-fold: true\n#| code-summary: "{said}"\n{cell.source}'
 
 
 def names_of(source: str) -> set[str]:
     "What some code defines or imports from this package"
-    try: body = ast.parse(re.sub(r'^[%!].*$', '', source, flags=re.M)).body
-    except SyntaxError: return set()
+    body = statements(source)
     names = {part.name for part in body if isinstance(part, ast.FunctionDef | ast.ClassDef)}
     for part in body:
         if isinstance(part, ast.ImportFrom) and (part.module or '').startswith('modspec'):

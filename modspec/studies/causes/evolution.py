@@ -4,32 +4,21 @@
 
 # %% auto #0
 __all__ = ['RETINA_LAYERS', 'N_NEURONS', 'SLOTS', 'SECOND_GOAL', 'THRESHOLD', 'FREE_NEURONS', 'PENALTY', 'NEARLY_PERFECT',
-           'NUMBERS', 'PIXEL_WORDS', 'ONES', 'ZEROS', 'SCHEDULE_COLORS', 'Evolution', 'words', 'evolution_goals',
-           'goal_at', 'is_matched', 'neuron_slots', 'random_genomes', 'at_least', 'genome_answers', 'at_work',
-           'share_right', 'mutated', 'offspring', 'by_fitness', 'appraisal', 'evolve', 'plot_evolution',
-           'genome_weights', 'q_ceiling', 'normalized_q', 'followed', 'six_arms', 'last_points', 'reproduction',
-           'plot_normalized_q']
+           'NUMBERS', 'PIXEL_WORDS', 'ONES', 'ZEROS', 'Evolution', 'words', 'evolution_goals', 'goal_at', 'is_matched',
+           'neuron_slots', 'random_genomes', 'at_least', 'genome_answers', 'at_work', 'share_right', 'mutated',
+           'offspring', 'by_fitness', 'appraisal', 'evolve', 'plot_evolution']
 
 # %% ../../../nbs/studies/causes/evolution.ipynb #19354a98
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import product
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from ...core.checks import check_choice, check_number, check_whole
 from ...core.retina import eyes, retina_pixels
-from ...core.streams import generators
-from ...measures.communities import divided, maximize
-from ...measures.nulls import against_null, shuffled
-from ...networks.graph import layer_blocks, undirected_graph
 
 # %% ../../../nbs/studies/causes/evolution.ipynb #cecb6faa
 RETINA_LAYERS = 8, 8, 4, 2, 1 # Pixels, then the neurons of each layer
@@ -287,150 +276,4 @@ def plot_evolution(
     ax.axhline(NEARLY_PERFECT, color='black', linewidth=.5, linestyle=':')
     ax.set(xlabel='generation', ylabel='share right', ylim=(0, 1.02))
     ax.legend(loc='lower left', ncols=2)
-    return ax
-
-# %% ../../../nbs/studies/causes/evolution.ipynb #c4c50777
-def genome_weights(
-    genome:np.ndarray, # Of one network, shape (15, 2K + 1)
-)->list[Tensor]: # Of each layer, shape (1, units, inputs)
-    "Weights of the neurons at work, from pixels and neurons at work"
-    K, used, first = genome.shape[-1] // 2, at_work(genome[None])[0], 0
-    before, weights = np.ones(RETINA_LAYERS[0], dtype=bool), []
-    for size, units in zip(RETINA_LAYERS, RETINA_LAYERS[1:]):
-        source, sign = genome[first:first + units, :K], genome[first:first + units, K:2 * K]
-        W = np.zeros((units, size + 1))
-        np.add.at(W, (np.arange(units)[:, None], source), 1 - 2 * sign)
-        here = used[first:first + units]
-        weights.append(torch.from_numpy(W[here][:, :-1][:, before])[None])
-        before, first = here, first + units
-    return weights
-
-# %% ../../../nbs/studies/causes/evolution.ipynb #b9ae9859
-def q_ceiling(
-    weights:list[Tensor], # Of each layer, shape (1, units, inputs)
-    *, seed:int, # Of the search
-    steps:int, # Weights moved, each kept there unless Q* falls
-)->float: # Between Q* of `weights` and 1; 0 without connections
-    "The largest Q* found by moving weights, one at a time, to other places of their layer"
-    graph = undirected_graph(weights)[0].numpy()
-    layers = undirected_graph([torch.full_like(W, k) for k, W in enumerate(weights, 1)])[0].numpy()
-    if not graph.any(): return 0.
-    rng, (i, j) = np.random.default_rng(seed), np.nonzero(np.triu(layers))
-    layer, highest = layers[i, j], maximize(graph, seed=seed, trials=1)[1]
-    for _ in range(steps):
-        a = rng.choice(np.flatnonzero(graph[i, j]))
-        b = rng.choice(np.flatnonzero(layer == layer[a]))
-        moved = graph.copy()
-        moved[i[[a, b]], j[[a, b]]] = moved[j[[a, b]], i[[a, b]]] = graph[i[[b, a]], j[[b, a]]]
-        q = maximize(moved, seed=seed, trials=1)[1]
-        if q >= highest: graph, highest = moved, q
-    return highest
-
-# %% ../../../nbs/studies/causes/evolution.ipynb #98c72a2c
-def normalized_q(
-    weights:list[Tensor], # Of each layer, shape (1, units, inputs)
-    *, seed:int, # Of shuffles and searches
-    draws:int=200, # Shuffled networks, at least 2
-    climbs:int=4, steps:int=500, # Searches for the ceiling, and weights moved in each
-)->dict[str, float]: # 'q', 'q_layer_mean', 'q_layer_sd', 'q_layer_p', 'q_ceiling', 'q_m'
-    "Q* beside its null, and Q_m; 0 where all arrangements of the weights are alike"
-    q = divided(layer_blocks(weights), seeds=[seed], trials=5)[:, 0]
-    streams = generators(range(draws), f'evolution {seed}')
-    shuffles = [shuffled(W.expand(draws, -1, -1), streams=streams) for W in weights]
-    null = divided(layer_blocks(shuffles), seeds=[seed] * draws, trials=5)[:, :1]
-    ceiling = max([q.item(), null.max().item()]
-                  + [q_ceiling([W[k:k + 1] for W in shuffles], seed=seed, steps=steps)
-                     for k in range(climbs)])
-    room = ceiling - null.mean().item()
-    found = {'q': q} | against_null('q', 'layer', q, null)
-    return {name: value.item() for name, value in found.items()} | {
-        'q_ceiling': ceiling, 'q_m': (q - null.mean()).item() / room if room > 1e-9 else 0.}
-
-# %% ../../../nbs/studies/causes/evolution.ipynb #a0971f6a
-def followed(
-    settings:Evolution, # One arm
-    seed:int, # Of the run and of its nulls
-    points:int=10, # Judged generations for which modularity is computed, at least 2
-    **search:int, # `draws`, `climbs` and `steps` of `normalized_q`
-)->pd.DataFrame: # A row per point: `schedule`, `cap`, `seed`, `solved`, and what is measured
-    "What the judged networks of a run get right, and their modularity; `ValueError` for 1 point"
-    check_whole('points', points, 2)
-    history, champions = evolve(settings, seed=seed)
-    ends = history[history['matched']].reset_index(drop=True)
-    solved = ends.loc[ends['best'] >= NEARLY_PERFECT, 'generation']
-    at = np.unique(np.linspace(0, len(champions) - 1, points).round().astype(int))
-    q = [normalized_q(genome_weights(champions[k]), seed=seed, **search) for k in at]
-    arm = dict(schedule=settings.schedule, cap=settings.cap, seed=seed)
-    followed_rows = ends.iloc[at].drop(columns=['goal', 'matched'])
-    return followed_rows.join(pd.DataFrame(q, index=at)).assign(
-        solved=solved.min() if len(solved) else np.inf, **arm)
-
-# %% ../../../nbs/studies/causes/evolution.ipynb #205dd6b3
-def six_arms(
-    settings:Evolution=Evolution(), # What all arms share
-    *, seeds:Sequence[int]=range(5), # One run each in every arm
-    each:Callable=map, # How runs are mapped: one after the other, or as the `map` of a pool does
-    **followed_by:Any, # `points` of `followed`, and how hard it searches
-)->pd.DataFrame: # Rows of `followed` of all runs
-    "Runs of every schedule, with the cap and without"
-    arms = [replace(settings, cap=cap, schedule=schedule)
-            for cap, schedule in product((True, False), SECOND_GOAL)]
-    runs = [*product(arms, seeds)]
-    tables = each(partial(followed, **followed_by), *zip(*runs))
-    return pd.concat(tqdm(tables, 'runs', len(runs)), ignore_index=True)
-
-# %% ../../../nbs/studies/causes/evolution.ipynb #4964a27d
-def last_points(
-    table:pd.DataFrame, # As `six_arms` makes it
-    column:str, # What is looked at
-    schedule:str, # One of `SECOND_GOAL`
-    cap:bool=True, # Arms with the cap, or without
-)->np.ndarray: # One number a run
-    "Values of an arm at the last judged generation; `ValueError` for fewer than three runs"
-    arm = table[(table['schedule'] == schedule) & (table['cap'] == cap)]
-    values = arm.sort_values('generation').groupby('seed')[column].last().to_numpy()
-    if len(values) < 3: raise ValueError(f'an arm must have at least 3 runs, got {len(values)}')
-    return values
-
-# %% ../../../nbs/studies/causes/evolution.ipynb #c2b893c7
-def reproduction(
-    table:pd.DataFrame, # As `six_arms` makes it
-)->pd.DataFrame: # A row per rule: `rule`, `value`, `holds` ('yes', 'no' or 'open')
-    "What the rules say of six arms; `ValueError` for an arm of fewer than three runs"
-    last = partial(last_points, table)
-    def ahead(other, cap=True):
-        mine, theirs = last('q_m', 'MVG', cap), last('q_m', other, cap)
-        return np.median(mine) - np.median(theirs), (mine[:, None] > theirs).mean()
-    (gain, order), (over_random, order_random) = ahead('FG'), ahead('RVG')
-    lost, chance = gain - ahead('FG', False)[0], (last('q_layer_p', 'MVG') <= .05).mean()
-    sooner, later = (np.median(last('solved', schedule)) for schedule in ('MVG', 'FG'))
-    ratio = sooner / later if np.isfinite([sooner, later]).any() else np.nan
-    adapted = np.median(last('adapted', 'MVG'))
-    rules = {'more modular': (gain, gain >= .1 and order >= .8),
-             'beyond chance': (chance, chance >= .75),
-             'needs shared questions': (over_random, over_random >= .1 and order_random >= .8),
-             'needs scarcity': (lost, lost >= .1),
-             'sooner': (ratio, ratio <= .5),
-             'adapts quickly': (adapted, adapted <= 5)}
-    return pd.DataFrame([{'rule': rule, 'value': value, 'holds': 'open' if np.isnan(value)
-                          else 'yes' if holds else 'no'} for rule, (value, holds) in rules.items()])
-
-# %% ../../../nbs/studies/causes/evolution.ipynb #818dc6b6
-SCHEDULE_COLORS = dict(FG='#666666', MVG='#0072B2', RVG='#D55E00')
-
-def plot_normalized_q(
-    table:pd.DataFrame, # Rows of `six_arms` with the cap, or of those without
-    ax:Axes, # Drawn on
-)->Axes: # The same
-    "Median of Q_m over runs with its range, and two deviations of shuffled weights in gray"
-    around = 2 * table['q_layer_sd'] / (table['q_ceiling'] - table['q_layer_mean'])
-    null = around.groupby(table['generation']).median()
-    ax.fill_between(null.index, -null, null, color='#e6e6e6', linewidth=0)
-    for schedule, runs in table.groupby('schedule'):
-        q = runs.groupby('generation')['q_m'].agg(['median', 'min', 'max'])
-        color = SCHEDULE_COLORS[schedule]
-        ax.plot(q.index, q['median'], color=color, marker='o', label=schedule)
-        ax.fill_between(q.index, q['min'], q['max'], color=color, alpha=.15, linewidth=0)
-    ax.set(xlabel='generation', ylabel='$Q_m$')
-    ax.legend(ncols=3)
     return ax
