@@ -201,6 +201,7 @@ def test_docs_of_a_clean_checkout(clean_checkout, quarto):
     assert {path.relative_to(made).as_posix() for path in made.rglob('*.ipynb')} == {*map(name, NOTEBOOKS)}
     assert yaml.safe_load((made / '_quarto.yml').read_text()) == site()
     assert yaml.safe_load((made / 'nbdev.yml').read_text())['project']['output-dir'] == '_docs'
+    assert any(cell.get('outputs') for cell in cells(made / 'gallery.ipynb'))
     shown, config = cards_of(made / 'measures' / 'links.ipynb'), get_config()
     assert list(shown) == ['rms_norm', 'first_links', 'link_strength']
     assert all(part in shown['link_strength'] for part in ('*, bar:tqdm|None=None', ')->dict[str, Tensor]:'))

@@ -1,0 +1,87 @@
+"""Pages and lines that are made when the site is built: the gallery"""
+
+import json
+import re
+from base64 import b64decode, b64encode
+from html import unescape
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from execnb.nbio import read_nb
+from nbdev.process import NBProcessor
+from PIL import Image
+from test_docs import LINK, problem
+from test_repository import NBS, cells, name
+
+from tools.pages import built
+
+STUDIED = [*NBS.glob('studies/**/*.ipynb'), NBS / 'paper.ipynb']
+
+
+def made(page: Path, folder: Path, monkeypatch) -> dict:
+    "What the code of a chapter defines, its last cell excepted"
+    values: dict = {}
+    monkeypatch.chdir(folder)
+    for cell in cells(page)[:-1]:
+        if cell['cell_type'] == 'code': exec(''.join(cell['source']), values)
+    return values
+
+
+def pictures(path: Path) -> list[str]:
+    "The figures that a chapter holds"
+    return [''.join(output['data']['image/png']) for cell in cells(path) for output in cell.get('outputs', [])
+            if 'image/png' in output.get('data', {})]
+
+
+def notebook(path: Path, *parts: dict) -> Path:
+    "A chapter of such cells"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shared = dict(metadata={}, outputs=[], execution_count=None)
+    whole = dict(cells=[shared | part for part in parts], nbformat=4, nbformat_minor=5, metadata={})
+    path.write_text(json.dumps(whole), encoding='utf-8')
+    return path
+
+
+# the gallery
+
+def test_gallery_has_every_figure_of_every_study(monkeypatch):
+    "Each once, small, told in words, and leading to its section"
+    page = made(NBS / 'gallery.ipynb', NBS, monkeypatch)['gallery']()
+    tiles = re.findall(r'^\[<img src="data:image/webp;base64,(.+?)" alt="(.+?)" .+?>\]\((.+?)\)$', page, flags=re.M)
+    assert len(tiles) == page.count('<img') == len({png for path in STUDIED for png in pictures(path)})
+    shown = {link.partition('#')[0] for link in LINK.findall(page)}
+    assert shown == {name(path) for path in STUDIED if pictures(path)}
+    for data, alt, link in tiles:
+        assert len(b64decode(data)) <= 20_000 and unescape(alt).strip()
+        assert not problem(NBS / 'gallery.ipynb', link)
+
+
+def test_gallery_needs_no_change_for_a_new_study(tmp_path, monkeypatch):
+    Image.new('RGB', (900, 300)).save(drawn := BytesIO(), 'png')
+    output = dict(output_type='display_data', metadata={}, data={'image/png': b64encode(drawn.getvalue()).decode()})
+    notebook(tmp_path / 'studies' / 'new' / 'found.ipynb',
+             dict(cell_type='markdown', source='# Found\n\n> Something'),
+             dict(cell_type='markdown', source='## 2. What *is* it?'),
+             dict(cell_type='code', source='#| fig-cap: "A figure"\n#| fig-alt: "Two <lines>"\nfig', outputs=[output]))
+    (tmp_path / '_quarto.yml').write_text('website: {sidebar: {contents: [{section: New, contents: '
+                                          '[{section: In it, contents: [studies/new/found.ipynb]}]}]}}')
+    page = made(NBS / 'gallery.ipynb', tmp_path, monkeypatch)['gallery']()
+    assert '## New' in page and 'A figure' in page and 'alt="Two &lt;lines&gt;"' in page
+    assert '[Found](studies/new/found.ipynb#what-is-it)' in page
+
+
+def test_gallery_is_not_stored():
+    "It is made when the site is built, of pictures that the chapters hold"
+    assert not [cell for cell in cells(NBS / 'gallery.ipynb') if cell.get('outputs')], 'clear outputs of gallery.ipynb'
+
+
+def test_built_cells_are_executed_in_the_folder_of_their_chapter(tmp_path):
+    here = notebook(tmp_path / 'in' / 'page.ipynb', dict(cell_type='code', source='from pathlib import Path'),
+                    dict(cell_type='code', source='#| built\nprint(Path.cwd().name)'),
+                    dict(cell_type='code', source='print("not this")'))
+    nb = read_nb(here)
+    NBProcessor(nb=nb, procs=[built]).process()
+    assert [[output['text'] for output in cell['outputs']] for cell in nb.cells] == [[], [['in\n']], []]
+    nb = read_nb(notebook(here, dict(cell_type='code', source='#| built\n1 / 0')))
+    with pytest.raises(RuntimeError, match='page.ipynb, cell 0'): NBProcessor(nb=nb, procs=[built]).process()
