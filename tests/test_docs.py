@@ -14,6 +14,7 @@ from nbdev.doclinks import NbdevLookup
 from test_repository import NBS, NOTEBOOKS, ROOT, cells, environment, name
 
 from modspec import _modidx
+from tools.pages import foot
 
 REPOSITORY = 'https://github.com/modspec/modspec/blob/main/'
 LINK = re.compile(r'(?<!\\)\]\(([^)\s]+)\)')
@@ -202,6 +203,7 @@ def test_docs_of_a_clean_checkout(clean_checkout, quarto):
     assert yaml.safe_load((made / '_quarto.yml').read_text()) == site()
     assert yaml.safe_load((made / 'nbdev.yml').read_text())['project']['output-dir'] == '_docs'
     assert any(cell.get('outputs') for cell in cells(made / 'gallery.ipynb'))
+    assert yaml.safe_load((made / 'footer.yml').read_text()) == foot(get_config())
     shown, config = cards_of(made / 'measures' / 'links.ipynb'), get_config()
     assert list(shown) == ['rms_norm', 'first_links', 'link_strength']
     assert all(part in shown['link_strength'] for part in ('*, bar:tqdm|None=None', ')->dict[str, Tensor]:'))

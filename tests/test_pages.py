@@ -1,4 +1,4 @@
-"""Pages and lines that are made when the site is built: the gallery"""
+"""Pages and lines that are made when the site is built, or of other files: the gallery, citation, foot"""
 
 import json
 import re
@@ -8,13 +8,18 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import yaml
 from execnb.nbio import read_nb
+from nbdev.config import get_config
 from nbdev.process import NBProcessor
 from PIL import Image
-from test_docs import LINK, problem
-from test_repository import NBS, cells, name
+from test_docs import LINK, problem, prose, site
+from test_repository import NBS, ROOT, cells, name
+from typer.testing import CliRunner
 
-from tools.pages import built
+from modspec.cli import app
+from modspec.core.registry import PLUGINS
+from tools.pages import built, foot
 
 STUDIED = [*NBS.glob('studies/**/*.ipynb'), NBS / 'paper.ipynb']
 
@@ -85,3 +90,55 @@ def test_built_cells_are_executed_in_the_folder_of_their_chapter(tmp_path):
     assert [[output['text'] for output in cell['outputs']] for cell in nb.cells] == [[], [['in\n']], []]
     nb = read_nb(notebook(here, dict(cell_type='code', source='#| built\n1 / 0')))
     with pytest.raises(RuntimeError, match='page.ipynb, cell 0'): NBProcessor(nb=nb, procs=[built]).process()
+
+
+# how to cite, how to build on this
+
+CITE = NBS / 'howto' / 'cite.ipynb'
+
+
+def test_citation_is_up_to_date(monkeypatch):
+    "Its stored text is what CITATION.cff and settings.ini give now"
+    values: dict = {}
+    monkeypatch.chdir(CITE.parent)
+    for source in (''.join(cell['source']) for cell in cells(CITE) if cell['cell_type'] == 'code'):
+        if source.startswith('Markdown('): break
+        exec(source, values)
+    assert values['citation']() in prose(CITE), 'execute nbs/howto/cite.ipynb again'
+    for part in (get_config().version, '2106.02626v1', 'Béna, Gabriel and Goodman, Dan F. M.'):
+        assert part in values['citation']()
+
+
+PLUGIN = """from modspec.causes.cause import Cause
+REGISTERED = [dict(kind='cause', name='priced', object='Priced', label='priced', needs=['subnetworks'],
+                   strength='link_price', settings={'link_price': dict(default=0.0, least=0, most=1e9)})]
+class Priced(Cause): pass
+"""
+
+
+def test_sweeps_of_the_projects_can_be_run(there):
+    "Every file of a project, by the command below it, as far as to list its runs; plugins have what the page says"
+    blocks = re.findall(r'^```(yaml|sh)\n(.*?)^```', '\n'.join(prose(CITE)), flags=re.M | re.S)
+    assert [kind for kind, _ in blocks] == ['yaml', 'sh'] * 3
+    (there / 'links.py').write_text(PLUGIN)
+    (there / 'third.py').write_text("REGISTERED = []\n")
+    for (_, config), (_, command) in zip(blocks[::2], blocks[1::2]):
+        words = command.split()
+        assert config.startswith(f'# {words[2]}\n')
+        (there / words[2]).write_text(config)
+        PLUGINS.clear()
+        answer = CliRunner().invoke(app, [*words[1:], '--dry-run'])
+        assert answer.exit_code == 0, answer.output
+        assert f'{len(yaml.safe_load(config)["variations"]) + 1} missing' in answer.output
+    PLUGINS.clear()
+
+
+# the foot of all pages
+
+def test_version_stands_in_one_place():
+    "The foot has that of settings.ini, and Quarto is told so nowhere else"
+    config = get_config()
+    assert f'{config.title} {config.version}, ' in foot(config)['website']['page-footer']['left']
+    assert config.version not in (ROOT / '_quarto.yml').read_text()
+    assert 'footer.yml' in site()['metadata-files']
+    assert all((NBS / item['href']).is_file() for item in site()['website']['page-footer']['right'])
