@@ -1,4 +1,4 @@
-"""Pages and lines that are made when the site is built, or of other files: the gallery, citation, foot"""
+"""Pages and lines that are made when the site is built, or of other files: gallery, citation, foot, sources"""
 
 import json
 import re
@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from modspec.cli import app
 from modspec.core.registry import PLUGINS
+from tools import sources
 from tools.pages import built, foot
 
 STUDIED = [*NBS.glob('studies/**/*.ipynb'), NBS / 'paper.ipynb']
@@ -121,7 +122,7 @@ def test_sweeps_of_the_projects_can_be_run(there):
     blocks = re.findall(r'^```(yaml|sh)\n(.*?)^```', '\n'.join(prose(CITE)), flags=re.M | re.S)
     assert [kind for kind, _ in blocks] == ['yaml', 'sh'] * 3
     (there / 'links.py').write_text(PLUGIN)
-    (there / 'third.py').write_text("REGISTERED = []\n")
+    (there / "third.py").write_text(PLUGIN)
     for (_, config), (_, command) in zip(blocks[::2], blocks[1::2]):
         words = command.split()
         assert config.startswith(f'# {words[2]}\n')
@@ -142,3 +143,102 @@ def test_version_stands_in_one_place():
     assert config.version not in (ROOT / '_quarto.yml').read_text()
     assert 'footer.yml' in site()['metadata-files']
     assert all((NBS / item['href']).is_file() for item in site()['website']['page-footer']['right'])
+
+
+# from which results
+
+PNG = dict(output_type='display_data', metadata={}, data={'image/png': 'AAAA'})
+
+
+def figure(source: str, caption: str = 'A figure') -> dict:
+    "A cell that shows a picture"
+    return dict(cell_type='code', source=f'#| fig-cap: "{caption}"\n#| fig-alt: "Lines"\n{source}', outputs=[PNG])
+
+
+def sourced_page(path: Path, *parts: dict) -> tuple[list[str], str]:
+    "What is added to the captions of a chapter, and its last cell"
+    nb = read_nb(notebook(path, *parts))
+    NBProcessor(nb=nb, procs=[sources.sourced]).process()
+    options = [yaml.safe_load('\n'.join(re.findall(r'^#\| (.+:.+)$', cell.source, flags=re.M))) for cell in nb.cells]
+    captions = [each['fig-cap'] for each in options if each]
+    assert all(each['fig-alt'] == 'Lines' for each in options if each)
+    return [caption.removeprefix('A figure').strip() for caption in captions], nb.cells[-1].source
+
+
+def code(source: str) -> dict: return dict(cell_type='code', source=source)
+
+
+def test_a_caption_names_the_results_that_its_figure_is_from(tmp_path):
+    "Each its own, through names and functions; a figure of something else says nothing"
+    said, end = sourced_page(
+        tmp_path / 'page.ipynb', code('from modspec.analysis.tables import read_table'),
+        code("results = Path('../../results')\ndef half(table): return table[::2]"),
+        code("table = read_table(results / 'causes_retina')\nother = read_table('../../results/dense')"),
+        figure('fig = draw(half(table))'), figure('fig = draw([name for name in (other, table)])'),
+        figure("fig = draw(invented('paper'))"))
+    assert [re.findall(r'`results/(\w+)`', one) for one in said] == [['causes_retina'], ['causes_retina', 'dense'], []]
+    assert said[2] == '' and '[causes_retina](' in end and '[dense](' in end and '[paper](' not in end
+
+
+def test_where_a_folder_is_not_named_whole_all_of_the_page_are_listed(tmp_path):
+    "Names that are put together, and functions that are given the folder of all results"
+    said, end = sourced_page(
+        tmp_path / 'page.ipynb', code('from modspec.studies.upstream_downstream.effects import untrained_layers'),
+        code("results = Path('../../results')\ntables = {one: read_table(results / f'layers_{one}') for one in NAMES}"),
+        code("NAMES = 'wide', 'deep'\nbefore = untrained_layers(tables['wide'], results)"),
+        figure('fig = draw(tables)'), figure('fig = draw(before)'))
+    assert said == ['From [these results](#from-which-results).'] * 2
+    assert all(f'[layers_{one}](' in end for one in ('wide', 'deep', 'untrained', 'untrained_wide'))
+    assert '[layers_base](' not in end
+
+
+def test_the_table_of_everything_is_from_the_panels_of_all_studies(tmp_path):
+    said, end = sourced_page(
+        tmp_path / 'page.ipynb', code('from modspec.studies.everything.claims import read_everything'),
+        code("evidence = read_everything(Path('../../../results'))"), figure('fig = draw(evidence)'))
+    assert said == ['From [these results](#from-which-results).']
+    assert all(f'[{one}](' in end for one in ('causes_retina', 'causes_digits', 'layers_shuffled', 'mixture'))
+
+
+def test_a_page_without_results_stays_as_it_is(tmp_path):
+    said, end = sourced_page(tmp_path / 'page.ipynb', figure('fig = draw()'))
+    assert said == [''] and end.endswith('fig = draw()')
+
+
+@pytest.mark.parametrize('runs, expected', [
+    ([None], ('', '')),
+    ([dict(commit='1f' * 20, date='2026-01-02T03:04:05+00:00', clean=True)], ('1f1f1f1f1f1f', '2026-01-02')),
+    ([dict(commit='1f' * 20, date='2026-01-02', clean=False)],
+     ('1f1f1f1f1f1f, with changes that are in no commit', '2026-01-02')),
+    ([dict(commit='1f' * 20, date='2026-01-02', clean=True), dict(commit='2e' * 20, date='2026-03-04', clean=True)],
+     ('1f1f1f1f1f1f, 2e2e2e2e2e2e', '2026-01-02 to 2026-03-04')),
+    ([dict(commit='1f' * 20, date='2026-01-02', clean=True), None], ('1f1f1f1f1f1f (of some runs)', '2026-01-02'))])
+def test_what_is_known_of_a_commit(tmp_path, monkeypatch, runs, expected):
+    "Of a commit only what the manifest records; nothing is made up for results that are older"
+    folder = tmp_path / 'results' / 'mine'
+    folder.mkdir(parents=True)
+    of_runs = {str(i): dict(provenance=one) if one else {} for i, one in enumerate(runs)}
+    manifest = dict(runs=of_runs, codes={'training': {'abc': []}, 'training, l1': {'def': []}}, sha256='0' * 64)
+    (folder / 'manifest.json').write_text(json.dumps(manifest))
+    monkeypatch.setattr(sources, 'get_config', lambda: type('Config', (), dict(config_path=tmp_path)))
+    about = sources.provenance_of('mine')
+    assert (about['commit'], about['date']) == expected
+    assert (about['code'], about['checksum']) == ('abc, def', '0' * 12)
+    said = sources.in_caption({'mine'})
+    assert (f'computed at commit {expected[0]}.' if expected[0] else 'commit not recorded.') in said
+
+
+def test_every_figure_of_committed_results_says_so():
+    "Pages of figures, which read nothing else, name a folder under each; anchors and results are there"
+    for path in NBS.glob('studies/*/figures/*.ipynb'):
+        nb = read_nb(path)
+        NBProcessor(nb=nb, procs=[sources.sourced]).process()
+        shown = [cell.source for cell in nb.cells if pictures_of(cell)]
+        assert shown and all('](#from-which-results)' in source for source in shown), path
+        linked = re.findall(r'/results/([\w.]+)\)', nb.cells[-1].source)
+        assert linked and all((ROOT / 'results' / one).exists() for one in linked)
+
+
+def pictures_of(cell) -> list:
+    "Pictures that a cell shows"
+    return [output for output in cell.get('outputs', []) if 'image/png' in output.get('data', {})]
