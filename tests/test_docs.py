@@ -34,6 +34,9 @@ def prose(path: Path) -> list[str]:
     return [*(''.join(c['source']) for c in cells(path) if c['cell_type'] == 'markdown'), *map(''.join, outputs)]
 
 
+def title(path: Path) -> str: return prose(path)[0].splitlines()[0].removeprefix('# ')
+
+
 def slug(heading: str) -> str:
     "The anchor that pandoc gives a heading"
     text = re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', heading)
@@ -76,6 +79,19 @@ def test_one_site_configuration():
 def test_sidebar():
     "Every notebook once; every entry exists"
     assert sorted(sidebar(site()['website']['sidebar']['contents'])) == sorted(map(name, NOTEBOOKS))
+
+
+def test_no_section_repeats_its_page():
+    "neither in the sidebar, `Claims > Claims`, nor on the page"
+    def repeated(entries, section=''):
+        for entry in entries:
+            if isinstance(entry, dict): yield from repeated(entry['contents'], entry['section'])
+            elif title(NBS / entry).lower() == section.lower(): yield section, entry
+
+    assert not [*repeated(site()['website']['sidebar']['contents'])]
+    for path in NOTEBOOKS:
+        headings = re.findall(r'^##+ (.+)$', '\n'.join(prose(path)), flags=re.M)
+        assert title(path).lower() not in map(str.lower, headings), path
 
 
 def test_style_sheet_exists():

@@ -1,5 +1,6 @@
 """Pages and lines that are made when the site is built, or of other files: gallery, citation, foot, sources"""
 
+import inspect
 import json
 import re
 from base64 import b64decode, b64encode
@@ -8,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from execnb.nbio import read_nb
 from nbdev.config import get_config
@@ -242,3 +244,20 @@ def test_every_figure_of_committed_results_says_so():
 def pictures_of(cell) -> list:
     "Pictures that a cell shows"
     return [output for output in cell.get('outputs', []) if 'image/png' in output.get('data', {})]
+
+
+# the commands
+
+def test_table_of_commands_is_up_to_date():
+    "Its stored page has a row for every command, as its help is now, with an example that its options allow"
+    values: dict = dict(typer=typer, inspect=inspect, re=re)
+    for source in (''.join(cell['source']) for cell in cells(NBS / 'cli.ipynb')):
+        if source.startswith('def command_table'): exec(source, values)
+    now = values['command_table'](app)
+    assert now in prose(NBS / 'cli.ipynb'), 'execute nbs/cli.ipynb again'
+    commands = typer.main.get_command(app).commands
+    assert re.findall(r'^\| \[(\w+)\]', now, flags=re.M) == [*commands]
+    for example in re.findall(r'`modspec (.+?)`', now):
+        name, *words = example.split()
+        options = {one for parameter in commands[name].params for one in parameter.opts}
+        assert {word for word in words if word.startswith('--')} <= options
