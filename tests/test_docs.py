@@ -151,6 +151,12 @@ def test_figures_have_captions_and_alt_text(path):
 
 # reference
 
+def test_search_finds_where_a_thing_is_defined():
+    "by the words that people look for; neither Q nor its formula can be searched for"
+    assert 'measures/structure.ipynb' in searched(NBS, 'newman modularity')
+    assert 'measures/clusterability.ipynb' in searched(NBS, 'n-cut') and not searched(NBS, 'newman modulation')
+
+
 def test_names_in_backticks_have_a_reference():
     "nbdev turns them into links to the chapter that defines them"
     lookup = NbdevLookup('modspec')
@@ -209,6 +215,13 @@ def cards_of(path: Path) -> dict[str, str]:
     return {re.search('^### (.+)$', text, flags=re.M).group(1): text for text in texts}
 
 
+def searched(made: Path, query: str) -> set[str]:
+    "Pages that the site's search finds: those that have the words in their text as it is shown, one after the other"
+    def shown(text): return ' '.join(re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', text).replace('`', '').split()).lower()
+    return {path.relative_to(made).as_posix() for path in made.rglob('*.ipynb')
+            if any(query in shown(text) for text in prose(path))}
+
+
 def test_docs_of_a_clean_checkout(clean_checkout, quarto):
     "nbdev executes every cell that has an import, from the root: such cells hold imports only"
     answer = processed(clean_checkout, quarto)
@@ -223,6 +236,7 @@ def test_docs_of_a_clean_checkout(clean_checkout, quarto):
     shown, config = cards_of(made / 'measures' / 'links.ipynb'), get_config()
     assert list(shown) == ['rms_norm', 'first_links', 'link_strength']
     assert all(part in shown['link_strength'] for part in ('*, bar:tqdm|None=None', ')->dict[str, Tensor]:'))
+    assert 'measures/structure.ipynb' in searched(made, 'newman modularity')
     for path in made.rglob('*.ipynb'):
         assert not [text for text in prose(path) if f'{config.doc_host}{config.doc_baseurl}/' in text], path
         assert not [card for card in cards_of(path).values() if '](' in re.findall('```.*?```', card, flags=re.S)[0]]
