@@ -236,7 +236,8 @@ def test_docs_of_a_clean_checkout(clean_checkout, quarto):
     shown, config = cards_of(made / 'measures' / 'links.ipynb'), get_config()
     assert list(shown) == ['rms_norm', 'first_links', 'link_strength']
     assert all(part in shown['link_strength'] for part in ('*, bar:tqdm|None=None', ')->dict[str, Tensor]:'))
-    assert prose(made / 'studies' / 'causes' / 'causes.ipynb')[-1].startswith('## From which results')
+    end = ''.join(cells(made / 'studies' / 'causes' / 'causes.ipynb')[-1]['source'])
+    assert end.startswith('## From which results') and '[causes_retina](' in end
     assert 'measures/structure.ipynb' in searched(made, 'newman modularity')
     for path in made.rglob('*.ipynb'):
         assert not [text for text in prose(path) if f'{config.doc_host}{config.doc_baseurl}/' in text], path
