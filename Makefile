@@ -93,7 +93,8 @@ lab: env ## open the chapters in JupyterLab
 docs: env ## build the website in _docs (needs Quarto, https://quarto.org)
 	@command -v quarto >/dev/null || { echo "The docs need Quarto on the PATH: https://quarto.org/docs/get-started" >&2; exit 1; }
 	@touch README.md  # newer than index.ipynb, so that nbdev leaves the README as it is
-	@$(RUN) PYTHONPATH="$(CURDIR)" nbdev_docs  # for tools/cards.py
+	@touch nbs/gallery.ipynb  # which is made of other chapters: nbdev would keep it while they change
+	@$(RUN) PYTHONPATH="$(CURDIR)" nbdev_docs  # for tools/
 
 clean: ## remove caches and built docs (keeps .venv and results)
 	rm -rf _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .snakemake

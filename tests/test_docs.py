@@ -18,6 +18,7 @@ from test_living_figure import chromium
 from test_repository import NBS, NOTEBOOKS, ROOT, cells, environment, name
 
 from modspec import _modidx
+from tools.pages import foot
 
 REPOSITORY = 'https://github.com/modspec/modspec/blob/main/'
 LINK = re.compile(r'(?<!\\)\]\(([^)\s]+)\)')
@@ -34,6 +35,9 @@ def prose(path: Path) -> list[str]:
     outputs = (output['data'].get('text/markdown', '') for cell in cells(path) for output in cell.get('outputs', [])
                if 'data' in output)
     return [*(''.join(c['source']) for c in cells(path) if c['cell_type'] == 'markdown'), *map(''.join, outputs)]
+
+
+def title(path: Path) -> str: return prose(path)[0].splitlines()[0].removeprefix('# ')
 
 
 def slug(heading: str) -> str:
@@ -79,6 +83,19 @@ def test_one_site_configuration():
 def test_sidebar():
     "Every notebook once; every entry exists"
     assert sorted(sidebar(site()['website']['sidebar']['contents'])) == sorted(map(name, NOTEBOOKS))
+
+
+def test_no_section_repeats_its_page():
+    "neither in the sidebar, `Claims > Claims`, nor on the page"
+    def repeated(entries, section=''):
+        for entry in entries:
+            if isinstance(entry, dict): yield from repeated(entry['contents'], entry['section'])
+            elif title(NBS / entry).lower() == section.lower(): yield section, entry
+
+    assert not [*repeated(site()['website']['sidebar']['contents'])]
+    for path in NOTEBOOKS:
+        headings = re.findall(r'^##+ (.+)$', '\n'.join(prose(path)), flags=re.M)
+        assert title(path).lower() not in map(str.lower, headings), path
 
 
 def test_style_sheet_exists():
@@ -136,6 +153,12 @@ def test_figures_have_captions_and_alt_text(path):
 
 
 # reference
+
+def test_search_finds_where_a_thing_is_defined():
+    "by the words that people look for; neither Q nor its formula can be searched for"
+    assert 'measures/structure.ipynb' in searched(NBS, 'newman modularity')
+    assert 'measures/clusterability.ipynb' in searched(NBS, 'n-cut') and not searched(NBS, 'newman modulation')
+
 
 def test_names_in_backticks_have_a_reference():
     "nbdev turns them into links to the chapter that defines them"
@@ -195,6 +218,13 @@ def cards_of(path: Path) -> dict[str, str]:
     return {re.search('^### (.+)$', text, flags=re.M).group(1): text for text in texts}
 
 
+def searched(made: Path, query: str) -> set[str]:
+    "Pages that the site's search finds: those that have the words in their text as it is shown, one after the other"
+    def shown(text): return ' '.join(re.sub(r'\[([^]]*)\]\([^)]*\)', r'\1', text).replace('`', '').split()).lower()
+    return {path.relative_to(made).as_posix() for path in made.rglob('*.ipynb')
+            if any(query in shown(text) for text in prose(path))}
+
+
 @pytest.fixture(scope='module')
 def made(tmp_path_factory, quarto) -> Path:
     "The site up to Quarto, of a clean checkout"
@@ -210,9 +240,14 @@ def test_docs_of_a_clean_checkout(made):
     assert {path.relative_to(made).as_posix() for path in made.rglob('*.ipynb')} == {*map(name, NOTEBOOKS)}
     assert yaml.safe_load((made / '_quarto.yml').read_text()) == site()
     assert yaml.safe_load((made / 'nbdev.yml').read_text())['project']['output-dir'] == '_docs'
+    assert any(cell.get('outputs') for cell in cells(made / 'gallery.ipynb'))
+    assert yaml.safe_load((made / 'footer.yml').read_text()) == foot(get_config())
     shown, config = cards_of(made / 'measures' / 'links.ipynb'), get_config()
     assert list(shown) == ['rms_norm', 'first_links', 'link_strength']
     assert all(part in shown['link_strength'] for part in ('*, bar:tqdm|None=None', ')->dict[str, Tensor]:'))
+    end = ''.join(cells(made / 'studies' / 'causes' / 'causes.ipynb')[-1]['source'])
+    assert end.startswith('## From which results') and '[causes_retina](' in end
+    assert 'measures/structure.ipynb' in searched(made, 'newman modularity')
     for path in made.rglob('*.ipynb'):
         assert not [text for text in prose(path) if f'{config.doc_host}{config.doc_baseurl}/' in text], path
         assert not [card for card in cards_of(path).values() if '](' in re.findall('```.*?```', card, flags=re.S)[0]]
