@@ -62,7 +62,7 @@ class Card(BasicMarkdownRenderer):
         name = self.fn.removeprefix('modspec.').rpartition(':')[2]
         node = found.get(name) or found.get(self.nm)
         if node is None: return super()._repr_markdown_()
-        said = f'\n\n*{self.docs}*' if self.docs else ''
+        said = f'\n\n_{self.docs}_' if self.docs else ''  # a name may end with an asterisk
         where = f'[source]({NbdevLookup().code(self.fn)}){{style="float:right; font-size:smaller"}}'
         shown = '' if is_command(node) else f'\n\n```python\n{head(lines, node)}\n```'
         return f'{where}\n\n{"#" * self.title_level} {self.nm}{shown}{said}'
