@@ -54,7 +54,7 @@ def is_command(node: ast.stmt) -> bool:
 
 
 class Card(BasicMarkdownRenderer):
-    "Name, link to the source, signature as written, and the first sentence"
+    "Name, link to the source, signature as written, and what it says of itself"
     def _repr_markdown_(self):
         known = NbdevLookup()[self.fn]
         if not isinstance(known, tuple): return super()._repr_markdown_()
@@ -62,7 +62,8 @@ class Card(BasicMarkdownRenderer):
         name = self.fn.removeprefix('modspec.').rpartition(':')[2]
         node = found.get(name) or found.get(self.nm)
         if node is None: return super()._repr_markdown_()
-        said = f'\n\n*{self.docs}*' if self.docs else ''
+        first, *more = (self.docs or '').strip().split('\n\n')  # where a name may end with an asterisk
+        said = '\n\n'.join(['', f'_{first}_', *more]) if first else ''
         where = f'[source]({NbdevLookup().code(self.fn)}){{style="float:right; font-size:smaller"}}'
         shown = '' if is_command(node) else f'\n\n```python\n{head(lines, node)}\n```'
         return f'{where}\n\n{"#" * self.title_level} {self.nm}{shown}{said}'
