@@ -30,7 +30,7 @@ from modspec.engine.options import (
     Sparsities, StudyName, SweepFile, SweepOfTables, Threads, Verdict, given_settings, number,
     only_given)
 from .engine.plan import RunConfig, SweepConfig, make_run, study_named
-from .terminal import Application, Commands, clear_errors, say, say_json
+from .engine.terminal import Application, Commands, clear_errors, say, say_json
 from .training.live import log_folder, logged
 
 # %% ../nbs/cli.ipynb #4d53230d

@@ -16,7 +16,7 @@ import typer
 from sweeps import BAD_PAST, NORM, TINY, contents, forgetting_plugins, older_code, swept, weights, write_config
 from typer.testing import CliRunner
 
-from modspec import cli, terminal
+from modspec import cli
 from modspec.analysis.tables import read_table
 from modspec.cli import app
 from modspec.core import shipped
@@ -27,6 +27,7 @@ from modspec.core.registry import entries
 from modspec.engine import collect, doctor, notebook, run, sweep
 from modspec.engine.options import assigned
 from modspec.engine.plan import Study, make_run, study_named
+from modspec.engine.terminal import plainly
 from modspec.studies.extreme_sparsity.config import ARCHITECTURES, sparsity_run
 
 MODSPEC = Path(sys.executable).with_name('modspec')
@@ -152,7 +153,7 @@ def test_characters_of_this_package_can_be_written_plainly():
         texts = [node.value for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
                  if isinstance(node, ast.Constant) and isinstance(node.value, str)]
         for character in {c for text in texts for c in text if ord(c) > 127}:
-            assert '?' not in terminal.plainly(character), (character, path)
+            assert '?' not in plainly(character), (character, path)
 
 
 @pytest.mark.parametrize('text', ['', 'plain', 'p → 0', 'a\u0308', '\udce9', '漢字', '\U0001f600', '\x00\x85', 'Ωμέγα'])
