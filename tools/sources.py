@@ -24,9 +24,10 @@ CAPTION = re.compile(r'^#\| fig-cap: .*$', flags=re.M)
 
 @cache
 def known() -> frozenset[str]:
-    "What stands in the folder of results: folders with a manifest, and tables"
+    "What stands in the folder of results: sweeps, and tables; the folder of a single run is somebody's own"
     there = get_config().config_path / 'results'
-    return frozenset([*(path.parent.name for path in there.glob('*/manifest.json')),
+    return frozenset([*(path.parent.name for path in there.glob('*/manifest.json')
+                        if 'runs' in json.loads(path.read_text(encoding='utf-8'))),
                       *(path.name for path in there.glob('*.csv'))])
 
 
